@@ -1,0 +1,180 @@
+"""What a provider plugin imports, and all that it may import of lbprov.
+
+A plugin is an entry point of the group `lbprov.providers` whose value is a `ProviderSpec`. The module that
+holds the spec imports no SDK (listing providers must stay fast); `build` imports it.
+
+One reconcile calls, in this order::
+
+    observed = provider.observe(owner, desired)     # IO; desired is None when all should go
+    plan     = provider.plan(desired, observed)     # pure
+    for step in plan.steps:
+        provider.apply(step, bindings)              # IO, one write each
+    observed = provider.observe(owner, desired)     # from what our own writes taught: no call
+    status   = provider.status(desired, observed)   # pure
+
+A deletion is `plan(None, observed)`, and is over only when `observe(owner, None, fresh=True)` plans nothing
+more. `lbprov.testing.conformance` is a test suite that any provider can run.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from lbprov.model import (
+    Action,
+    Bindings,
+    Change,
+    Event,
+    Ingress,
+    IPFamily,
+    IPMode,
+    L4Protocol,
+    LbprovError,
+    Listener,
+    LoadBalancer,
+    Notice,
+    ObjectKey,
+    Owner,
+    Plan,
+    ProviderError,
+    RetryLater,
+    ServicePort,
+    SessionAffinity,
+    Severity,
+    Step,
+    Target,
+    TrafficPolicy,
+    UserError,
+)
+
+API_VERSION = 1
+"""Raised when a plugin written for the old contract would no longer work."""
+
+ENTRY_POINT_GROUP = "lbprov.providers"
+
+ObservedT = typing.TypeVar("ObservedT")
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderStatus:
+    """What a Service's status should say. `ready`: traffic can be expected to pass; `message` says what
+    is awaited otherwise (and what is good to know even when ready)."""
+
+    ingress: tuple[Ingress, ...]
+    ready: bool
+    message: str = ""
+
+
+@dataclass(slots=True)
+class CallCount:
+    """Calls made to the world so far, by operation ("CreateLoadBalancer"). Not reset by the provider."""
+
+    read: int = 0
+    write: int = 0
+    by_operation: dict[str, int] = field(default_factory=dict)
+
+
+class Provider(typing.Protocol[ObservedT]):
+    """One cloud (or pool) that load balancers are made in.
+
+    All methods may be called from several threads at once for different owners, never at once for one.
+    `ObservedT` is the provider's own frozen picture of one owner's resources; the core only carries it.
+    Raises `UserError` for what the Service's author must change, `RetryLater` for what needs time,
+    `ProviderError` for a world that refuses. Other exceptions are bugs.
+    """
+
+    def observe(self, owner: Owner, desired: LoadBalancer | None, *, fresh: bool = False) -> ObservedT:
+        """This owner's resources by their marks, and the facts that `desired` needs (is the requested
+        address free?). May answer from a cache kept true by our own writes; `fresh` asks the world."""
+
+    def plan(self, desired: LoadBalancer | None, observed: ObservedT) -> Plan:
+        """Pure. None: everything of the owner goes. Deterministic: the same input gives the same text."""
+
+    def apply(self, step: Step, bindings: Bindings) -> None:
+        """Carry one step out. Checks the owner mark before it changes or deletes. Doing it twice is
+        harmless. Records what it made in `bindings[step.id]`."""
+
+    def status(self, desired: LoadBalancer, observed: ObservedT) -> ProviderStatus:
+        """Pure."""
+
+    def owners(self) -> frozenset[Owner]:
+        """Every owner of our cluster that has any resource in the world (for orphans). Asks the world."""
+
+    def calls(self) -> CallCount:
+        """A copy of the count so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderOption:
+    """A setting of a provider: `--provider-option NAME=VALUE`, or NAME under the provider's name in the
+    configuration file. Values arrive as text; `parse` raises ValueError with what is allowed."""
+
+    name: str
+    help: str
+    default: str = ""
+    parse: Callable[[str], object] = str
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderContext:
+    """What the core gives a provider. `options`: option name -> parsed value, every option present.
+    `now_s` is a monotonic clock in seconds; providers take time from nowhere else."""
+
+    cluster: str
+    options: Mapping[str, object]
+    now_s: Callable[[], float]
+    read_only: bool = False
+    """A dry run: the provider must refuse to write, whatever it is told (a second lock behind the first)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderSpec:
+    """How a plugin introduces itself. `extra`: what to install (`lbprov[aws]`) if `build` raises
+    ModuleNotFoundError. `needs_node_ports`: a Service without NodePorts cannot be served."""
+
+    name: str
+    load_balancer_class: str
+    summary: str
+    build: Callable[[ProviderContext], Provider[typing.Any]]
+    api_version: int = API_VERSION
+    extra: str = ""
+    options: tuple[ProviderOption, ...] = ()
+    needs_node_ports: bool = True
+
+
+__all__ = [
+    "API_VERSION",
+    "ENTRY_POINT_GROUP",
+    "Action",
+    "Bindings",
+    "CallCount",
+    "Change",
+    "Event",
+    "IPFamily",
+    "IPMode",
+    "Ingress",
+    "L4Protocol",
+    "LbprovError",
+    "Listener",
+    "LoadBalancer",
+    "Notice",
+    "ObjectKey",
+    "Owner",
+    "Plan",
+    "Provider",
+    "ProviderContext",
+    "ProviderError",
+    "ProviderOption",
+    "ProviderSpec",
+    "ProviderStatus",
+    "RetryLater",
+    "ServicePort",
+    "SessionAffinity",
+    "Severity",
+    "Step",
+    "Target",
+    "TrafficPolicy",
+    "UserError",
+]

@@ -1,0 +1,77 @@
+"""The load balancer that a Service asks for, in no provider's words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from lbprov.model.service import IPFamily, L4Protocol, ObjectKey, SessionAffinity, TrafficPolicy
+
+
+class Owner(NamedTuple):
+    """Who a resource in the world belongs to: the mark that every resource of ours carries.
+
+    A Service deleted and made again under its name has a new uid and so is another owner.
+    """
+
+    cluster: str
+    service: ObjectKey
+    uid: str
+
+    def __str__(self) -> str:
+        return f"{self.cluster}:{self.service}"
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A port that clients connect to, and the NodePort behind it on every target."""
+
+    port: int
+    protocol: L4Protocol
+    node_port: int
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.port}/{self.protocol}"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A node that takes traffic for the load balancer."""
+
+    node_name: str
+    provider_id: str = ""
+    addresses: tuple[str, ...] = ()
+    zone: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadBalancer:
+    """What one Service of type LoadBalancer wants (desired state).
+
+    - `listeners` in the Service's order; `targets` sorted by node name.
+    - `source_ranges` empty: everybody may connect.
+    - `requested_ip` is `spec.loadBalancerIP` as written, checked by nobody yet: a bad one is answered
+      with an ephemeral address and a notice, not with a refusal.
+    - `require_ip`: annotation `lbprov.io/ip-policy: require`; rather no address than another one.
+    - `internal`: not reachable from the internet.
+    - `health_check_node_port` 0: health is a connection to the NodePort itself.
+    - `created_at`: RFC 3339; the older of two Services that want one address gets it.
+    - `annotations`: the Service's, for what only one provider understands.
+    """
+
+    owner: Owner
+    listeners: tuple[Listener, ...]
+    targets: tuple[Target, ...]
+    source_ranges: tuple[str, ...] = ()
+    requested_ip: str = ""
+    require_ip: bool = False
+    internal: bool = False
+    ip_families: tuple[IPFamily, ...] = (IPFamily.IPV4,)
+    external_traffic_policy: TrafficPolicy = TrafficPolicy.CLUSTER
+    health_check_node_port: int = 0
+    session_affinity: SessionAffinity = SessionAffinity.NONE
+    session_affinity_timeout_s: int = 10800
+    created_at: str = ""
+    annotations: Mapping[str, str] = field(default_factory=dict, hash=False)

@@ -1,0 +1,1 @@
+"""Entry-point discovery of provider plugins."""
