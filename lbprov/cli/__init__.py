@@ -1,1 +1,1 @@
-"""lbprov.cli"""
+"""The command line: one file per verb, imported only when its verb is called."""

@@ -1,0 +1,5 @@
+"""`python -m lbprov` is `lbprov`."""
+
+from lbprov.cli.main import main
+
+main()

@@ -1,0 +1,55 @@
+"""The `lbprov` command: names its verbs and imports the one that is called.
+
+`--help` reads the table below and imports no verb, so it costs no SDK.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+from lbprov import __version__
+
+VERBS: dict[str, tuple[str, str]] = {
+    # verb -> (module holding a click command named `command`, one-line help)
+    "demo": ("lbprov.cli.demo", "Carry the walkthrough out on this machine: no cluster, no cloud, no root."),
+    "diff": (
+        "lbprov.cli.diff",
+        "Say whether anything would change: exit 0 no, 1 yes, 2 or more for an error.",
+    ),
+    "node": ("lbprov.cli.node", "Program this node's Service forwarding and keep it true."),
+    "plan": ("lbprov.cli.plan", "Print what a reconcile would do, and do nothing."),
+    "providers": ("lbprov.cli.providers", "List the provider plugins that are installed."),
+    "reconcile": ("lbprov.cli.reconcile", "Make the load balancers what the Services ask for."),
+    "status": ("lbprov.cli.status", "Show the Services, their addresses and what is wrong with them."),
+}
+
+
+class _LazyVerbs(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = importlib.import_module(VERBS[cmd_name][0]).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl([(verb, help_) for verb, (_, help_) in sorted(VERBS.items())])
+
+
+@click.group(
+    cls=_LazyVerbs,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Every flag can be given as LBPROV_<FLAG> too. Start with: lbprov demo",
+)
+@click.version_option(__version__, prog_name="lbprov")
+def main() -> None:
+    """Load balancers for Kubernetes Services: on AWS, on Google Cloud, on bare metal."""
+
+
+if __name__ == "__main__":
+    main()
