@@ -1,0 +1,28 @@
+"""What may go at once, and what may not."""
+
+import pytest
+
+from lbprov.logic.brakes import mass_deletion
+
+
+@pytest.mark.parametrize(
+    ("gone", "total", "refused"),
+    [
+        pytest.param(0, 0, False, id="nothing-to-do"),
+        pytest.param(0, 10, False, id="nothing-gone"),
+        pytest.param(1, 2, False, id="one-of-two"),
+        pytest.param(4, 5, False, id="a-few-while-something-stays"),
+        pytest.param(1, 1, True, id="the-only-one"),
+        pytest.param(5, 5, True, id="all"),
+        pytest.param(5, 9, True, id="more-than-half"),
+        pytest.param(5, 10, False, id="half"),
+        pytest.param(400, 1000, False, id="a-large-minority"),
+        pytest.param(501, 1000, True, id="a-large-majority"),
+    ],
+)
+def test_mass_deletion(gone: int, total: int, refused: bool) -> None:
+    reason = mass_deletion(gone, total)
+    assert (reason is not None) is refused
+    if reason:
+        assert f"{gone} of {total}" in reason
+        assert "--force" in reason
