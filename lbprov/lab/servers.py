@@ -1,0 +1,112 @@
+"""What runs in a pod: a small web server (and the same over UDP) that says who answered whom.
+
+Run as a script, `python -I -S servers.py --http 80 --udp 53`, standard library only: it must start in
+milliseconds. Prints "ready" when every port is open. SIGTERM: takes no new connections, finishes those it
+has, ends; as a well-behaved container does.
+"""
+
+from __future__ import annotations
+
+import select
+import signal
+import socket
+import sys
+import threading
+
+_REQUEST_TIMEOUT_S = 5.0
+_REQUEST_MAX_BYTES = 65536
+
+PAGE = """\
+Hello
+This page is served by a pod.
+
+IP address = {ip}
+Hostname   = {hostname}
+Client     = {client}
+"""
+
+
+def _plain(ip: str) -> str:
+    return ip.removeprefix("::ffff:")  # an IPv4 peer as a dual-stack socket names it
+
+
+def page(ip: str, client: str) -> bytes:
+    return PAGE.format(ip=_plain(ip), hostname=socket.gethostname(), client=_plain(client)).encode()
+
+
+def serve_http(connection: socket.socket) -> None:
+    """One request per connection: the page answers every path."""
+    with connection:
+        connection.settimeout(_REQUEST_TIMEOUT_S)
+        got = b""
+        try:
+            while b"\r\n\r\n" not in got and len(got) < _REQUEST_MAX_BYTES:
+                chunk = connection.recv(4096)
+                if not chunk:
+                    return
+                got += chunk
+            body = page(connection.getsockname()[0], connection.getpeername()[0])
+            head = f"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\n"
+            connection.sendall(head.encode() + b"Connection: close\r\n\r\n" + body)
+        except OSError:
+            return  # the client went away: nobody left to tell
+
+
+def answer_udp(sock: socket.socket) -> None:
+    _, peer = sock.recvfrom(_REQUEST_MAX_BYTES)
+    with socket.socket(sock.family, socket.SOCK_DGRAM) as way_back:  # which address of ours faces the peer?
+        way_back.connect(peer)
+        ip = way_back.getsockname()[0]
+    sock.sendto(page(ip, peer[0]), peer)
+
+
+def listen(kind: int, port: int) -> socket.socket:
+    """Every address of both families, or of IPv4 where the kernel has no IPv6."""
+    family = socket.AF_INET6 if socket.has_ipv6 and _has_ipv6() else socket.AF_INET
+    sock = socket.socket(family, kind)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    sock.bind(("", port))
+    if kind == socket.SOCK_STREAM:
+        sock.listen(512)
+    return sock
+
+
+def _has_ipv6() -> bool:
+    try:
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).close()
+    except OSError:
+        return False
+    return True
+
+
+def main(arguments: list[str]) -> None:
+    pairs = list(zip(arguments[::2], arguments[1::2], strict=True))
+    http = [listen(socket.SOCK_STREAM, int(port)) for flag, port in pairs if flag == "--http"]
+    udp = [listen(socket.SOCK_DGRAM, int(port)) for flag, port in pairs if flag == "--udp"]
+    wake, woken = socket.socketpair()
+    signal.signal(signal.SIGTERM, lambda *_: wake.send(b"."))
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    busy: list[threading.Thread] = []
+    while True:
+        readable, _, _ = select.select([woken, *http, *udp], [], [])
+        for sock in readable:
+            if sock in udp:
+                answer_udp(sock)
+            elif sock in http:
+                connection, _ = sock.accept()
+                busy = [thread for thread in busy if thread.is_alive()]
+                busy.append(threading.Thread(target=serve_http, args=(connection,)))
+                busy[-1].start()
+        if woken in readable and len(readable) == 1:  # nothing is left in the queues of accept
+            break
+    for sock in (*http, *udp):
+        sock.close()
+    for thread in busy:
+        thread.join()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
