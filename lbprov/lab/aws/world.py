@@ -1,0 +1,197 @@
+"""A small network in the server's AWS, to put nodes in: a VPC, a public subnet and some instances per zone.
+
+Also the eye of the tests and the demo: what load balancers there are, and what was left behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from botocore.config import Config
+
+from lbprov.lab.aws.server import MotoServer
+
+if TYPE_CHECKING:
+    from mypy_boto3_ec2 import EC2Client
+    from mypy_boto3_elbv2 import ElasticLoadBalancingv2Client
+
+ZONE_LETTERS = "abcdef"
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerView:
+    """`targets`: instance ids registered behind it, sorted."""
+
+    port: int
+    protocol: str
+    target_port: int
+    targets: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadBalancerView:
+    """A load balancer as somebody with the AWS console sees it. `addresses`: the fixed ones only."""
+
+    name: str
+    arn: str
+    dns_name: str
+    scheme: str
+    zones: tuple[str, ...]
+    addresses: tuple[str, ...]
+    listeners: tuple[ListenerView, ...]
+    source_ranges: tuple[str, ...]
+    tags: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+
+Inventory = frozenset[str]
+"""One line per load balancer, listener, target group, security group and used address."""
+
+
+class AwsWorld:
+    """One VPC with its nodes. Make one with `AwsWorld.create`."""
+
+    def __init__(self, server: MotoServer) -> None:
+        self.server = server
+        self.ec2: EC2Client = client(server, "ec2")
+        self.elbv2: ElasticLoadBalancingv2Client = client(server, "elbv2")
+        self.vpc_id = ""
+        self.subnet_ids: dict[str, str] = {}
+        """Zone -> its public subnet."""
+        self.provider_ids: dict[str, str] = {}
+        """Node name -> `aws:///eu-west-1a/i-…`."""
+        self.node_zones: dict[str, str] = {}
+        self.baseline: Inventory = frozenset()
+
+    @classmethod
+    def create(cls, server: MotoServer, zones: int = 3, nodes: int | Sequence[str] = 3) -> AwsWorld:
+        """A VPC 10.0.0.0/16 with an internet gateway, a public subnet in each of `zones` zones, and an
+        instance per node, dealt to the zones in turn (an int makes node-1, node-2, …)."""
+        world = cls(server)
+        world.vpc_id = world.ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+        gateway = world.ec2.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
+        world.ec2.attach_internet_gateway(InternetGatewayId=gateway, VpcId=world.vpc_id)
+        table = world.ec2.create_route_table(VpcId=world.vpc_id)["RouteTable"]["RouteTableId"]
+        world.ec2.create_route(RouteTableId=table, DestinationCidrBlock="0.0.0.0/0", GatewayId=gateway)
+        for number in range(zones):
+            zone = server.region + ZONE_LETTERS[number]
+            subnet_id = world.add_subnet(zone, f"10.0.{number}.0/24")
+            world.ec2.associate_route_table(RouteTableId=table, SubnetId=subnet_id)
+            world.subnet_ids[zone] = subnet_id
+        names = [f"node-{n + 1}" for n in range(nodes)] if isinstance(nodes, int) else nodes
+        for number, name in enumerate(names):
+            world.add_node(name, list(world.subnet_ids)[number % zones])
+        world.baseline = world.inventory()
+        return world
+
+    def add_subnet(self, zone: str, cidr: str, tags: Mapping[str, str] | None = None) -> str:
+        """A subnet without a route out: private until a route table says otherwise."""
+        made = self.ec2.create_subnet(VpcId=self.vpc_id, CidrBlock=cidr, AvailabilityZone=zone)
+        subnet_id = made["Subnet"]["SubnetId"]
+        if tags:
+            self.ec2.create_tags(
+                Resources=[subnet_id], Tags=[{"Key": k, "Value": v} for k, v in tags.items()]
+            )
+        return subnet_id
+
+    def add_node(self, name: str, zone: str = "") -> str:
+        """A running instance; returns its provider id."""
+        zone = zone or next(iter(self.subnet_ids))
+        made = self.ec2.run_instances(
+            ImageId="ami-12c6146b",
+            MinCount=1,
+            MaxCount=1,
+            SubnetId=self.subnet_ids[zone],
+            TagSpecifications=[{"ResourceType": "instance", "Tags": [{"Key": "Name", "Value": name}]}],
+        )
+        self.provider_ids[name] = f"aws:///{zone}/{made['Instances'][0]['InstanceId']}"
+        self.node_zones[name] = zone
+        return self.provider_ids[name]
+
+    def instance_id(self, node: str) -> str:
+        return self.provider_ids[node].rpartition("/")[2]
+
+    def allocate_address(self, ip: str, tags: Mapping[str, str] | None = None) -> str:
+        """An Elastic IP of that very address; returns its allocation id."""
+        specification: list[Any] = []
+        if tags:
+            pairs = [{"Key": k, "Value": v} for k, v in tags.items()]
+            specification = [{"ResourceType": "elastic-ip", "Tags": pairs}]
+        made = self.ec2.allocate_address(Domain="vpc", Address=ip, TagSpecifications=specification)
+        return made["AllocationId"]
+
+    def load_balancers(self) -> tuple[LoadBalancerView, ...]:
+        """All of them, sorted by name."""
+        pages = self.elbv2.get_paginator("describe_load_balancers").paginate()
+        return tuple(sorted((self._view(b) for p in pages for b in p["LoadBalancers"]), key=lambda v: v.name))
+
+    def _view(self, balancer: Any) -> LoadBalancerView:
+        arn = balancer["LoadBalancerArn"]
+        zones = balancer["AvailabilityZones"]
+        addresses = [a for zone in zones for a in zone.get("LoadBalancerAddresses", [])]
+        listeners = self.elbv2.describe_listeners(LoadBalancerArn=arn)["Listeners"]
+        tags = self.elbv2.describe_tags(ResourceArns=[arn])["TagDescriptions"][0]["Tags"]
+        return LoadBalancerView(
+            name=balancer["LoadBalancerName"],
+            arn=arn,
+            dns_name=balancer["DNSName"],
+            scheme=balancer.get("Scheme", ""),
+            zones=tuple(sorted(zone["ZoneName"] for zone in zones)),
+            addresses=tuple(a.get("IpAddress") or a.get("PrivateIPv4Address", "") for a in addresses),
+            listeners=tuple(
+                sorted((self._listener(x) for x in listeners), key=lambda v: (v.port, v.protocol))
+            ),
+            source_ranges=self._source_ranges(balancer.get("SecurityGroups", [])),
+            tags={tag["Key"]: tag["Value"] for tag in tags},
+        )
+
+    def _listener(self, listener: Any) -> ListenerView:
+        group = listener["DefaultActions"][0]["TargetGroupArn"]
+        health = self.elbv2.describe_target_health(TargetGroupArn=group)["TargetHealthDescriptions"]
+        return ListenerView(
+            port=listener["Port"],
+            protocol=listener["Protocol"],
+            target_port=self.elbv2.describe_target_groups(TargetGroupArns=[group])["TargetGroups"][0]["Port"],
+            targets=tuple(sorted(target["Target"]["Id"] for target in health)),
+        )
+
+    def _source_ranges(self, group_ids: Sequence[str]) -> tuple[str, ...]:
+        if not group_ids:
+            return ()
+        groups = self.ec2.describe_security_groups(GroupIds=list(group_ids))["SecurityGroups"]
+        rules = [rule for group in groups for rule in group["IpPermissions"]]
+        ranges = {r["CidrIp"] for rule in rules for r in rule["IpRanges"]}
+        ranges |= {r["CidrIpv6"] for rule in rules for r in rule["Ipv6Ranges"]}
+        return tuple(sorted(ranges))
+
+    def inventory(self) -> Inventory:
+        """Everything that a load balancer may consist of, whoever made it."""
+        found: set[str] = set()
+        for balancer in self.load_balancers():
+            found.add(f"load balancer {balancer.name}")
+            found |= {f"listener {balancer.name} {x.port}/{x.protocol}" for x in balancer.listeners}
+        for page in self.elbv2.get_paginator("describe_target_groups").paginate():
+            found |= {f"target group {group['TargetGroupName']}" for group in page["TargetGroups"]}
+        for groups in self.ec2.get_paginator("describe_security_groups").paginate():
+            found |= {f"security group {g['GroupId']} {g['GroupName']}" for g in groups["SecurityGroups"]}
+        used = (a for a in self.ec2.describe_addresses()["Addresses"] if a.get("AssociationId"))
+        return frozenset(found | {f"used address {a['PublicIp']}" for a in used})
+
+    def leftovers(self) -> tuple[str, ...]:
+        """What there is beyond the baseline (taken at `create`)."""
+        return tuple(sorted(self.inventory() - self.baseline))
+
+
+def client(server: MotoServer, service: str) -> Any:
+    """A boto3 client of the server, whatever the environment says."""
+    environment = server.environment
+    return boto3.client(
+        service,  # type: ignore[call-overload, unused-ignore]
+        region_name=server.region,
+        endpoint_url=server.endpoint_url,
+        aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+        config=Config(proxies={}, retries={"total_max_attempts": 1, "mode": "standard"}),
+    )
