@@ -171,13 +171,10 @@ class Host:
 
     def end(self) -> None:
         """For the lab: kill everything that was started here, and give the namespaces up."""
-        for process in (*self._started, *((self._keeper.process,) if self._keeper else ())):
+        processes = [*self._started, *([self._keeper.process] if self._keeper else [])]
+        for process in processes:
             process.kill()
-        self.collect()
-
-    def collect(self) -> None:
-        """For the lab: everything started here is known to end; wait for it."""
-        for process in (*self._started, *((self._keeper.process,) if self._keeper else ())):
+        for process in processes:
             process.collect()
         self._started.clear()
         self._prober = self._keeper = None

@@ -109,10 +109,10 @@ class Lab:
             lab.close()
 
     def close(self) -> None:
-        self._holder.close()
         for host in self.hosts.values():
-            host.collect()
+            host.end()
         self.hosts.clear()
+        self._holder.close()
 
     @property
     def nodes(self) -> tuple[NodeHost, ...]:
