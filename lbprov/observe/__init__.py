@@ -1,1 +1,1 @@
-"""lbprov.observe"""
+"""What lbprov tells its operators: logs."""

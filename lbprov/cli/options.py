@@ -1,0 +1,96 @@
+"""Flags that several verbs share. Each can be given as the environment variable `LBPROV_<FLAG>` too.
+
+Decorators for click commands; the parameter that a flag fills is named in each docstring line::
+
+    @click.command()
+    @options.folder          # folder: Path
+    @options.state           # state: Path | None
+    @options.cluster_name    # cluster_name: str | None
+    @options.force           # force: bool
+    @options.output          # output: "table" | "json" | "yaml"
+    @options.logs            # fills nothing: sets logging up before the command's function runs
+    def command(folder: Path, ...) -> None: ...
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import click
+
+from lbprov.observe.logs import LEVELS, LogFormat, set_up
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def envvar(flag: str) -> str:
+    """`--cluster-name` -> `LBPROV_CLUSTER_NAME`."""
+    return "LBPROV_" + flag.lstrip("-").upper().replace("-", "_")
+
+
+def option(*declarations: str, **attributes: Any) -> Callable[[F], F]:
+    """`click.option` with its environment variable, named after the first long flag."""
+    flag = next(d for d in declarations if d.startswith("--")).split("/")[0]
+    attributes.setdefault("envvar", envvar(flag))
+    return click.option(*declarations, **attributes)
+
+
+folder = option(
+    "-f",
+    "--filename",
+    "folder",
+    metavar="DIR",
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="The folder of manifests that is the cluster.",
+)
+
+state = option(
+    "--state",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Where addresses, status and allocations are kept; by default a hidden file in the folder.",
+)
+
+cluster_name = option(
+    "--cluster-name",
+    metavar="NAME",
+    help="The name that everything made is marked with; by default the one that the state file has.",
+)
+
+force = option("--force", is_flag=True, help="Do also what looks like a mistake, such as a mass deletion.")
+
+output = option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "json", "yaml"]),
+    default="table",
+    show_default=True,
+    help="How to print the answer.",
+)
+
+
+def logs(function: F) -> F:
+    """`--log-level`, `--log-format`."""
+
+    @functools.wraps(function)
+    def with_logs(*args: Any, log_level: str, log_format: str | None, **kwargs: Any) -> Any:
+        set_up(log_level, cast("LogFormat | None", log_format))
+        return function(*args, **kwargs)
+
+    level = option(
+        "--log-level",
+        type=click.Choice(LEVELS),
+        default="info",
+        show_default=True,
+        help="What to log, at least; logs go to stderr.",
+    )
+    format_ = option(
+        "--log-format",
+        type=click.Choice(["text", "json"]),
+        help="How to log; by default text on a terminal, JSON elsewhere.",
+    )
+    return level(format_(with_logs))  # type: ignore[return-value]
