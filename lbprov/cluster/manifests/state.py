@@ -1,0 +1,323 @@
+"""The state file: what etcd is to an API server, for a folder of manifests.
+
+A map of text keys to JSON values in two files, so that writing one Service's status costs the same in a
+folder of five and of five thousand:
+
+- `FILE` holds everything at one moment. It is only ever replaced as a whole (temporary file, fsync, rename).
+- `FILE.journal` holds what was set since, one batch a line, appended and fsynced; it is folded into `FILE`
+  when it has outgrown it. Its flock is the lock under which all processes read, decide and write.
+
+A crash leaves the last complete batch: half a line at the end was never acknowledged and is cut off. The
+journal names the `epoch` of the file that it continues, so one left behind by a crash while folding is
+recognised as done with. Everything else that does not read is damage, and is told instead of repaired.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import threading
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lbprov.cluster.manifests.folder import printable
+from lbprov.model import RetryLater, UserError
+
+VERSION = 1
+MIN_JOURNAL_BYTES = 256 * 1024
+LOCK_TIMEOUT_S = 30.0
+_LOCK_POLL_S = 0.01
+EVENTS = "events/"
+"""Keys that do not count for `revision`: an Event about a Service is no reason to look at it again."""
+
+
+class _Base(msgspec.Struct):
+    version: int
+    cluster: str
+    epoch: str
+    revision: int
+    crc32: int
+    values: msgspec.Raw
+
+
+class _Epoch(msgspec.Struct):
+    epoch: str
+
+
+class _Batch(msgspec.Struct):
+    """`set`: key to value, null where the key is removed. `revision`: after it."""
+
+    revision: int
+    crc32: int
+    set: msgspec.Raw
+
+
+Stamp = tuple[int, int, int]
+
+
+class StateFile:
+    """One process's view of the state. Values are never changed in place, only replaced by `commit`.
+
+    Threads may share it. `read_only`: `commit` changes the view of this process alone.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self.path = path
+        self.journal_path = path.with_name(path.name + ".journal")
+        self.read_only = read_only
+        self.values: Mapping[str, Any] = {}
+        self.cluster = ""
+        self.revision = 0
+        self._epoch = ""
+        self._stamp: Stamp | None = None
+        self._offset = 0
+        self._lock = threading.RLock()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Alone with the state, and with its newest content, until the block ends. Not to be nested."""
+        with self._lock:
+            if self.read_only:
+                self.refresh()
+                yield
+                return
+            fd = self._open_locked()
+            try:
+                self.refresh()
+                yield
+            finally:
+                os.close(fd)  # and with it the lock
+
+    def refresh(self) -> None:
+        """Read what other processes have written. Cheap where nothing was."""
+        with self._lock:
+            for _ in range(20):
+                if self._read_once():
+                    return
+            raise RetryLater(f"{self._name} is being rewritten all the time", 1.0)
+
+    def commit(self, changes: Mapping[str, Any]) -> None:
+        """Set (None: remove) several keys at once, durably when it returns. Within a transaction.
+
+        Nothing is written where nothing changes.
+        """
+        changes = {k: v for k, v in changes.items() if self.values.get(k) != v}
+        if not changes:
+            return
+        revision = self.revision + any(not k.startswith(EVENTS) for k in changes)
+        values = _apply(self.values, changes)
+        if not self.read_only:
+            try:
+                self._write(values, changes, revision)
+            except OSError as err:
+                self._stamp = None  # what is on disk is not known: read it again
+                raise self._unwritable(err) from err
+        self.values, self.revision = values, revision
+
+    # -- reading
+
+    def _read_once(self) -> bool:
+        """False: somebody replaced the file between two reads; try again."""
+        stamp = _stamp(self.path)
+        if stamp is None:
+            if not self.read_only or self._stamp is not None:
+                self.values, self.revision, self._epoch, self._offset = {}, 0, "", 0
+            self._stamp = None
+            return True
+        if stamp != self._stamp:
+            self._stamp = None
+            self._load_base()
+            self._offset = 0
+            self._stamp = stamp
+        try:
+            self._follow_journal()
+        except UserError:
+            if _stamp(self.path) == stamp:
+                raise
+        return _stamp(self.path) == stamp
+
+    def _load_base(self) -> None:
+        try:
+            raw = self.path.read_bytes()
+            base = msgspec.json.decode(raw, type=_Base)
+            if base.version > VERSION:
+                raise UserError(
+                    f"{self._name} was written by a newer lbprov (version {base.version}): use that one",
+                    field="--state",
+                )
+            values = self._checked(base.values, base.crc32)
+        except OSError as err:
+            raise UserError(f"cannot read {self._name}: {err.strerror}", field="--state") from err
+        except msgspec.DecodeError as err:
+            raise self._damaged(self._name, str(err)) from err
+        if self.cluster and base.cluster != self.cluster:
+            raise UserError(
+                f"the state in {self._name} is cluster {base.cluster!r}'s, not {self.cluster!r}'s. Load "
+                "balancers are marked with the cluster's name: leave --cluster-name out, or "
+                "use another --state",
+                field="--cluster-name",
+            )
+        self.cluster, self._epoch, self.revision, self.values = (
+            base.cluster,
+            base.epoch,
+            base.revision,
+            values,
+        )
+
+    def _follow_journal(self) -> None:
+        try:
+            with self.journal_path.open("rb") as journal:
+                head = journal.readline() if self._offset == 0 else b""
+                if self._offset == 0 and not self._is_ours(head):
+                    return
+                start = self._offset or len(head)
+                journal.seek(start)
+                tail = journal.read()
+        except FileNotFoundError:
+            return
+        except OSError as err:
+            raise UserError(f"cannot read {self._name}.journal: {err.strerror}", field="--state") from err
+        whole = tail[: tail.rfind(b"\n") + 1]
+        changes: dict[str, Any] = {}
+        revision = self.revision
+        for number, line in enumerate(whole.splitlines(), 1):
+            try:
+                batch = msgspec.json.decode(line, type=_Batch)
+                changes |= self._checked(batch.set, batch.crc32)
+            except msgspec.DecodeError as err:
+                raise self._damaged(f"{self._name}.journal (batch {number})", str(err)) from err
+            revision = batch.revision
+        self.values = _apply(self.values, changes) if changes else self.values
+        self.revision, self._offset = revision, start + len(whole)
+
+    def _is_ours(self, head: bytes) -> bool:
+        if not head.endswith(b"\n"):
+            return False
+        try:
+            return msgspec.json.decode(head, type=_Epoch).epoch == self._epoch
+        except msgspec.DecodeError:
+            return False
+
+    def _checked(self, raw: msgspec.Raw, crc32: int) -> dict[str, Any]:
+        if zlib.crc32(raw) != crc32:
+            raise msgspec.DecodeError("the checksum does not match: it was changed by something else")
+        return msgspec.json.decode(raw, type=dict[str, Any])
+
+    # -- writing
+
+    def _write(self, values: dict[str, Any], changes: Mapping[str, Any], revision: int) -> None:
+        size = self._stamp[1] if self._stamp else 0
+        if self._stamp is None or self._offset > max(MIN_JOURNAL_BYTES, size):
+            self._replace_base(values, revision)
+        else:
+            self._append(changes, revision)
+
+    def _replace_base(self, values: dict[str, Any], revision: int) -> None:
+        body = b"{\n" + b",\n".join(_line(k, values[k]) for k in sorted(values)) + b"\n}"
+        epoch = secrets.token_hex(8)
+        base = _Base(VERSION, self.cluster, epoch, revision, zlib.crc32(body), msgspec.Raw(body))
+        temporary = self.path.with_name(f"{self.path.name}.tmp.{os.getpid()}")
+        try:
+            with temporary.open("wb") as file:
+                file.write(msgspec.json.encode(base) + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(self.path.parent)
+        self._epoch, self._stamp, self._offset = epoch, _stamp(self.path), 0
+
+    def _append(self, changes: Mapping[str, Any], revision: int) -> None:
+        body = b"{" + b",".join(_line(k, changes[k]) for k in sorted(changes)) + b"}"
+        line = msgspec.json.encode(_Batch(revision, zlib.crc32(body), msgspec.Raw(body))) + b"\n"
+        with self.journal_path.open("r+b") as journal:
+            if self._offset == 0:
+                line = msgspec.json.encode(_Epoch(self._epoch)) + b"\n" + line
+            journal.truncate(self._offset)  # half a batch of a process that was killed
+            journal.seek(self._offset)
+            journal.write(line)
+            journal.flush()
+            os.fsync(journal.fileno())
+        self._offset += len(line)
+
+    def _open_locked(self) -> int:
+        deadline = time.monotonic() + LOCK_TIMEOUT_S
+        while True:
+            try:
+                fd = os.open(self.journal_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            except OSError as err:
+                raise self._unwritable(err) from err
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _same_file(fd, self.journal_path):
+                    return fd
+            except BlockingIOError:
+                pass
+            os.close(fd)
+            if time.monotonic() > deadline:
+                raise RetryLater(
+                    f"another process has held {self._name}.journal for {LOCK_TIMEOUT_S:.0f} s", 5.0
+                )
+            time.sleep(_LOCK_POLL_S)
+
+    # -- errors
+
+    @property
+    def _name(self) -> str:
+        return printable(str(self.path))
+
+    def _unwritable(self, err: OSError) -> UserError:
+        return UserError(
+            f"cannot write {self._name}: {err.strerror}. --state FILE puts the state elsewhere",
+            field="--state",
+        )
+
+    def _damaged(self, name: str, why: str) -> UserError:
+        return UserError(
+            f"state file {name} is damaged ({why}). Put a copy back, or remove {self._name} to start over: "
+            "load balancers are found again by name, but automatic clusterIPs and nodePorts may change",
+            field="--state",
+        )
+
+
+def _apply(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = {**values, **changes}
+    return {k: v for k, v in merged.items() if v is not None}
+
+
+def _line(key: str, value: Any) -> bytes:
+    return msgspec.json.encode(key) + b":" + msgspec.json.encode(value)
+
+
+def _stamp(path: Path) -> Stamp | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    except OSError as err:
+        raise UserError(f"cannot read {printable(str(path))}: {err.strerror}", field="--state") from err
+    return (found.st_mtime_ns, found.st_size, found.st_ino)
+
+
+def _same_file(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
