@@ -1,0 +1,95 @@
+"""What one node is told about itself: flags and facts, checked once."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+
+from lbprov.model import IPFamily, Node, UserError
+
+
+def family_of(address: str) -> IPFamily:
+    """The family of an address or CIDR in text; by its looks, without checking it."""
+    return IPFamily.IPV6 if ":" in address else IPFamily.IPV4
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """How this node forwards, whatever the Services are.
+
+    - `cluster_cidrs`: where Pods' addresses come from, at most one CIDR per family. Traffic to a clusterIP
+      from elsewhere is masqueraded. None for a family: nobody is taken for a Pod, nothing is masqueraded.
+    - `masquerade_bit`, `refusal_bit`: the two bits of the packet mark that are ours (0 to 31).
+    - `nodeport_addresses`: CIDRs whose local addresses serve NodePorts; empty: all but loopback.
+    - `drop_invalid`: drop packets of Pods that connection tracking calls INVALID (their NAT cannot be
+      undone and the client would reset the connection); False where the kernel is told to be liberal.
+    """
+
+    cluster_cidrs: tuple[str, ...] = ()
+    masquerade_all: bool = False
+    masquerade_bit: int = 14
+    refusal_bit: int = 15
+    nodeport_addresses: tuple[str, ...] = ()
+    drop_invalid: bool = True
+
+    def __post_init__(self) -> None:
+        _check_cidrs(self.cluster_cidrs, "--cluster-cidr")
+        _check_cidrs(self.nodeport_addresses, "--nodeport-addresses")
+        families = [family_of(cidr) for cidr in self.cluster_cidrs]
+        if len(families) != len(set(families)):
+            raise UserError("give at most one CIDR per family, e.g. 10.244.0.0/16,fd00:10:244::/56",
+                            field="--cluster-cidr")  # fmt: skip
+        for flag, bit in (("--masquerade-bit", self.masquerade_bit), ("--refusal-bit", self.refusal_bit)):
+            if not 0 <= bit <= 31:
+                raise UserError(f"{bit} is not a bit of the packet mark: 0 to 31", field=flag)
+        if self.masquerade_bit == self.refusal_bit:
+            raise UserError("must differ from --masquerade-bit", field="--refusal-bit")
+
+    @property
+    def masquerade_mark(self) -> int:
+        return 1 << self.masquerade_bit
+
+    @property
+    def refusal_mark(self) -> int:
+        return 1 << self.refusal_bit
+
+    def cluster_cidr(self, family: IPFamily) -> str:
+        """Empty where none was given for the family."""
+        return next((cidr for cidr in self.cluster_cidrs if family_of(cidr) is family), "")
+
+    def nodeport_cidrs(self, family: IPFamily) -> tuple[str, ...]:
+        return tuple(cidr for cidr in self.nodeport_addresses if family_of(cidr) is family)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """The node that the table is made for, as far as endpoints are chosen by it. `addresses`: its
+    InternalIPs and ExternalIPs."""
+
+    name: str
+    zone: str = ""
+    addresses: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, node: Node) -> NodeFacts:
+        return cls(node.name, node.zone, node.ips("InternalIP") + node.ips("ExternalIP"))
+
+
+def canonical_cidrs(text: str, flag: str) -> tuple[str, ...]:
+    """A flag's comma-separated CIDRs in `ipaddress`' form. Host bits set are an error: what was meant is
+    unclear."""
+    cidrs = []
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        try:
+            cidrs.append(str(ipaddress.ip_network(part)))
+        except ValueError as error:
+            raise UserError(f"{error}; write CIDRs such as 10.244.0.0/16", field=flag) from error
+    return tuple(cidrs)
+
+
+def _check_cidrs(cidrs: tuple[str, ...], flag: str) -> None:
+    for cidr in cidrs:
+        if canonical_cidrs(cidr, flag) != (cidr,):
+            raise UserError(f"{cidr!r} is not in canonical form", field=flag)
+        if cidr.endswith("/0"):
+            raise UserError(f"{cidr} is every address: leave the flag out instead", field=flag)

@@ -1,0 +1,1 @@
+"""The forwarding table as iptables chains. Pure: what is rendered is written by `local_dataplane.kernel`."""

@@ -1,0 +1,157 @@
+"""One Service port as chains of the nat table. Pure; every string is what `iptables-save` would print."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+
+from lbprov.model import IPFamily, TrafficPolicy
+from local_dataplane.config import NodeConfig, NodeFacts
+from local_dataplane.endpoints import Backend
+from local_dataplane.iptables import names
+from local_dataplane.iptables.choice import choice_chains
+from local_dataplane.iptables.tree import Rules
+from local_dataplane.table import Purpose, ServiceState, Verdict
+
+MARK_MASQUERADE = f"-j {names.MARK_MASQUERADE}"
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """The chains of one Service port, and the chain that each kind of frontend goes to."""
+
+    chains: tuple[tuple[str, Rules], ...]
+    internal: str
+    external: str
+    load_balancer: str
+
+    def target(self, purpose: Purpose) -> str:
+        if purpose is Purpose.CLUSTER_IP:
+            return self.internal
+        return self.load_balancer if purpose is Purpose.LOAD_BALANCER else self.external
+
+
+def host_bits(family: IPFamily) -> int:
+    return 128 if family is IPFamily.IPV6 else 32
+
+
+def fragment(state: ServiceState, config: NodeConfig, node: NodeFacts) -> Fragment:
+    """Only the chains that some frontend of the state leads to."""
+    chains: dict[str, Rules] = {}
+    internal = _internal(state, config, chains)
+    external = ""
+    if state.node_port or state.external_ips or state.load_balancer_ips:
+        external = _external(state, config, chains)
+    load_balancer = external
+    if state.load_balancer_ips and _restricts(state.source_ranges):
+        load_balancer = _firewall(state, external, node, chains)
+    return Fragment(tuple(chains.items()), internal, external, load_balancer)
+
+
+def _internal(state: ServiceState, config: NodeConfig, chains: dict[str, Rules]) -> str:
+    """Clients of the clusterIP."""
+    verdict = state.verdict(state.internal_policy)
+    if verdict is not Verdict.FORWARD:
+        return names.REFUSE if verdict is Verdict.REFUSE else names.DROP
+    if state.internal_policy is TrafficPolicy.LOCAL:
+        return _local(state, config, chains)
+    return _cluster(state, config, chains)
+
+
+def _external(state: ServiceState, config: NodeConfig, chains: dict[str, Rules]) -> str:
+    """Clients of NodePort, externalIP and load balancer."""
+    if not state.has_endpoints:
+        return names.REFUSE
+    name = names.external_chain(state.key)
+    if state.external_policy is TrafficPolicy.CLUSTER:
+        # The answer must come back through this node, which alone knows the connection.
+        chains[name] = (MARK_MASQUERADE, f"-g {_cluster(state, config, chains)}")
+        return name
+    rules = []
+    if state.choice.cluster:
+        anywhere = _cluster(state, config, chains)
+        pods = config.cluster_cidr(state.key.family)
+        if pods:
+            rules.append(f"-s {pods} -g {anywhere}")
+        rules.append(f"-m addrtype --src-type LOCAL {MARK_MASQUERADE}")
+        rules.append(f"-m addrtype --src-type LOCAL -g {anywhere}")
+    rules.append(f"-g {_local(state, config, chains) if state.choice.local else names.DROP}")
+    chains[name] = tuple(rules)
+    return name
+
+
+def _cluster(state: ServiceState, config: NodeConfig, chains: dict[str, Rules]) -> str:
+    name = names.cluster_chain(state.key)
+    if name not in chains:
+        _choose(name, state, state.choice.cluster, config, chains)
+    return name
+
+
+def _local(state: ServiceState, config: NodeConfig, chains: dict[str, Rules]) -> str:
+    name = names.local_chain(state.key)
+    if name not in chains:
+        _choose(name, state, state.choice.local, config, chains)
+    return name
+
+
+def _choose(
+    name: str,
+    state: ServiceState,
+    backends: tuple[Backend, ...],
+    config: NodeConfig,
+    chains: dict[str, Rules],
+) -> None:
+    """A chain that ends in one of the backends. It masquerades clients of the clusterIP that are no Pods;
+    for other frontends that has been decided before."""
+    match = f"-p {state.key.protocol.lower()} "
+    rules = _clusterip_masquerade(state, config)
+    if not state.affinity_s:
+        made = choice_chains(name, backends, dnat, match)
+    else:
+        made = choice_chains(name, backends, lambda b: f"-g {names.affinity_chain(state.key, b)}", "")
+        for backend in backends:
+            chain = names.affinity_chain(state.key, backend)
+            rules += (_recent(f"--rcheck --seconds {state.affinity_s} --reap", chain, state) + f"-g {chain}",)
+            chains[chain] = (f"{match}{_recent('--set', chain, state)}{dnat(backend)}",)
+    made[name] = rules + made[name]
+    chains.update(made)
+
+
+def _clusterip_masquerade(state: ServiceState, config: NodeConfig) -> Rules:
+    destination = f"-d {state.cluster_ip}/{host_bits(state.key.family)} "
+    pods = config.cluster_cidr(state.key.family)
+    if config.masquerade_all:
+        return (f"{destination}{MARK_MASQUERADE}",)
+    return (f"! -s {pods} {destination}{MARK_MASQUERADE}",) if pods else ()
+
+
+def _recent(action: str, list_name: str, state: ServiceState) -> str:
+    mask = "ffff:" * 7 + "ffff" if state.key.family is IPFamily.IPV6 else "255.255.255.255"
+    return f"-m recent {action} --name {list_name} --mask {mask} --rsource "
+
+
+def dnat(backend: Backend) -> str:
+    address = f"[{backend.address}]" if ":" in backend.address else backend.address
+    return f"-j DNAT --to-destination {address}:{backend.port}"
+
+
+def _firewall(state: ServiceState, external: str, node: NodeFacts, chains: dict[str, Rules]) -> str:
+    """Source ranges are for the load balancer's addresses only. Who is not in one waits in vain.
+
+    A load balancer's address may be this node's own as well; the node's connections to it then come from
+    that very address, so it is let in where the node is (as kube-proxy does)."""
+    name = names.firewall_chain(state.key)
+    rules = [f"-s {cidr} -g {external}" for cidr in state.source_ranges]
+    if _admits_node(state.source_ranges, node):
+        rules += [f"-s {ip}/{host_bits(state.key.family)} -g {external}" for ip in state.load_balancer_ips]
+    chains[name] = (*rules, f"-g {names.DROP}")
+    return name
+
+
+def _restricts(ranges: tuple[str, ...]) -> bool:
+    return bool(ranges) and not any(cidr.endswith("/0") for cidr in ranges)
+
+
+def _admits_node(ranges: tuple[str, ...], node: NodeFacts) -> bool:
+    networks = [ipaddress.ip_network(cidr, strict=False) for cidr in ranges]
+    return any(ipaddress.ip_address(a) in network for a in node.addresses for network in networks)
