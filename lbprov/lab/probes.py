@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
-_FACT = re.compile(r"^(IP address|Hostname|Client) += +(\S+)$", re.MULTILINE)
+_FACT = re.compile(r"^(IP address|Hostname|Client|Headers) += +(.+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,8 @@ class Reply:
     """An answer of a pod server (`servers.py`), in its own words.
 
     `hostname` is the pod's name, `server_ip` the address it was reached on, `client` the address that it saw
-    the request come from (without the port). All three are empty if somebody else answered."""
+    the request come from (without the port), `headers` the names of the HTTP headers that it came with. All
+    are empty if somebody else answered."""
 
     status: int
     body: str
@@ -56,6 +57,10 @@ class Reply:
     @property
     def client(self) -> str:
         return self._fact("Client")
+
+    @property
+    def headers(self) -> tuple[str, ...]:
+        return tuple(name for name in self._fact("Headers").split(", ") if name)
 
     def __str__(self) -> str:
         return f"answered by {self.hostname or 'a stranger'} ({self.server_ip})"

@@ -24,6 +24,7 @@ IP address = {ip}
 Hostname   = {hostname}
 Client     = {client}
 """
+"""And, over HTTP, the names of the headers that the request arrived with."""
 
 
 def _plain(ip: str) -> str:
@@ -32,6 +33,11 @@ def _plain(ip: str) -> str:
 
 def page(ip: str, client: str) -> bytes:
     return PAGE.format(ip=_plain(ip), hostname=socket.gethostname(), client=_plain(client)).encode()
+
+
+def headers(request: bytes) -> bytes:
+    lines = request.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]
+    return b"Headers    = " + b", ".join(line.partition(b":")[0] for line in lines) + b"\n"
 
 
 def serve_http(connection: socket.socket) -> None:
@@ -45,7 +51,7 @@ def serve_http(connection: socket.socket) -> None:
                 if not chunk:
                     return
                 got += chunk
-            body = page(connection.getsockname()[0], connection.getpeername()[0])
+            body = page(connection.getsockname()[0], connection.getpeername()[0]) + headers(got)
             head = f"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\n"
             connection.sendall(head.encode() + b"Connection: close\r\n\r\n" + body)
         except OSError:

@@ -1,0 +1,97 @@
+"""The whole demo: set the scene, carry the steps out, take everything away again."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+
+from lbprov.demo.cloud import Cloud, need_moto
+from lbprov.demo.cluster import DemoCluster
+from lbprov.demo.show import DoesNotHoldError, Show
+from lbprov.demo.stage import Stage
+from lbprov.demo.steps import STEPS, DemoStep
+from lbprov.lab import Lab
+from lbprov.lab.requirements import OF_THE_LAB, need_programs
+
+NODES = ("node-1", "node-2", "node-3")
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class EndedBySignal(BaseException):
+    """A signal asks the demo to end: Ctrl-C, a terminal that is closed, a supervisor."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"ended by {signal.Signals(number).name}")
+        self.exit_code = 128 + number  # as shells have it
+
+
+def run(show: Show, steps: Sequence[DemoStep] = STEPS) -> int:
+    """Returns the exit code: 0 every step holds, 1 one does not, 128 + n signal n. Raises UserError where the
+    demo cannot be. Whatever happens, everything that was made is gone when it ends."""
+    need_programs([*OF_THE_LAB, "iptables", "iptables-restore", "ip6tables-restore"])
+    need_moto()
+    try:
+        with _signals_raise():
+            _run(show, steps)
+    except DoesNotHoldError:
+        show.end()
+        return 1
+    except EndedBySignal as ended:
+        show.end(str(ended))
+        return ended.exit_code
+    show.end()
+    return 0
+
+
+def _run(show: Show, steps: Sequence[DemoStep]) -> None:
+    show.title("lbprov demo: one web server behind every kind of Service, on this machine")
+    with contextlib.ExitStack() as scene:
+        try:
+            with show.waiting("setting up three nodes, a client outside and an AWS"):
+                stage = _set_up(scene, show)
+            for number, step in enumerate(steps, 1):
+                with show.step(number, step.title):
+                    step.act(stage)
+        finally:
+            for (
+                number
+            ) in SIGNALS:  # from here on everything is being taken away: a second Ctrl-C changes nothing
+                signal.signal(number, signal.SIG_IGN)
+
+
+def _set_up(scene: contextlib.ExitStack, show: Show) -> Stage:
+    folder = Path(tempfile.gettempdir(), f"lbprov-demo-{secrets.token_hex(8)}")
+    scene.callback(shutil.rmtree, folder, ignore_errors=True)  # before it is there: no gap for a signal
+    folder.mkdir(mode=0o700)
+    cloud = Cloud(NODES)
+    scene.callback(cloud.stop)
+    cloud.start()
+    lab = scene.enter_context(Lab.open())
+    for name in NODES:
+        lab.add_node(name)
+    outside = lab.add_client("outside")
+    cluster = DemoCluster(lab, folder)
+    cluster.agents.start(lab.nodes, cluster.folder)
+    cluster.refresh()
+    return Stage(show, cluster, cloud, outside)
+
+
+@contextlib.contextmanager
+def _signals_raise() -> Iterator[None]:
+    """SIGINT, SIGTERM and SIGHUP raise EndedBySignal in the block, wherever it is."""
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        raise EndedBySignal(number)
+
+    before = {number: signal.signal(number, end) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
