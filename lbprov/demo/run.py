@@ -7,9 +7,10 @@ import secrets
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from lbprov.demo.cloud import Cloud, need_moto
 from lbprov.demo.cluster import DemoCluster
@@ -53,7 +54,7 @@ def _run(show: Show, steps: Sequence[DemoStep]) -> None:
     show.title("lbprov demo: one web server behind every kind of Service, on this machine")
     with contextlib.ExitStack() as scene:
         try:
-            with show.waiting("setting up three nodes, a client outside and an AWS"):
+            with show.step(0, "The scene"), show.waiting("setting it up"):
                 stage = _set_up(scene, show)
             for number, step in enumerate(steps, 1):
                 with show.step(number, step.title):
@@ -79,12 +80,14 @@ def _set_up(scene: contextlib.ExitStack, show: Show) -> Stage:
     cluster = DemoCluster(lab, folder)
     cluster.agents.start(lab.nodes, cluster.folder)
     cluster.refresh()
+    show.say(f"{', '.join(NODES)}, each with a node agent; a client outside of the cluster; an AWS of moto.")
     return Stage(show, cluster, cloud, outside)
 
 
 @contextlib.contextmanager
 def _signals_raise() -> Iterator[None]:
-    """SIGINT, SIGTERM and SIGHUP raise EndedBySignal in the block, wherever it is."""
+    """SIGINT, SIGTERM and SIGHUP raise EndedBySignal in the block, wherever it is. After one of them all stay
+    ignored: the process is about to end, and whoever holds Ctrl-C down gets the same exit code."""
 
     def end(number: int, _frame: FrameType | None) -> None:
         raise EndedBySignal(number)
@@ -92,6 +95,15 @@ def _signals_raise() -> Iterator[None]:
     before = {number: signal.signal(number, end) for number in SIGNALS}
     try:
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    except EndedBySignal:
+        raise
+    except BaseException:
+        _restore(before)
+        raise
+    else:
+        _restore(before)
+
+
+def _restore(handlers: Mapping[signal.Signals, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

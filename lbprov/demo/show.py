@@ -150,5 +150,5 @@ class Show:
             self._console.print(Text(f"\nStep {failed.number} does not hold: {failed.title}", "bold red"))
         elif not error:
             proofs = sum(len(step.proofs) for step in self.steps)
-            count = f"{len(self.steps)} steps, {proofs} proofs, {seconds:.1f} s"
+            count = f"{sum(1 for step in self.steps if step.number)} steps, {proofs} proofs, {seconds:.1f} s"
             self._console.print(Text(f"\nThe whole walkthrough holds: {count}.", "bold green"))

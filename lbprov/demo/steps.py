@@ -71,7 +71,7 @@ def requested_cluster_ip(stage: Stage) -> None:
     bad = variant(f"{name}.yaml", f"{name}-bad", lambda spec: spec.update(clusterIP="192.168.150.150"))
     stage.apply(f"{name}-bad.yaml", text=bad)
     problems = [str(p) for p in stage.cluster.snapshot.problems if f"{name}-bad" in p.object]
-    stage.show.output("\n".join(problems))
+    stage.show.output("\n".join(problems).replace(f"{stage.cluster.folder}/", ""))
     clear = any("spec.clusterIP" in p and "192.168.150.150" in p and "10.96.0.1" in p for p in problems)
     refused = stage.cluster.service(f"{name}-bad") is None
     stage.show.prove(

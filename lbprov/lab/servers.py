@@ -17,9 +17,7 @@ _REQUEST_TIMEOUT_S = 5.0
 _REQUEST_MAX_BYTES = 65536
 
 PAGE = """\
-Hello
-This page is served by a pod.
-
+Hello, this page is served by a pod.
 IP address = {ip}
 Hostname   = {hostname}
 Client     = {client}
