@@ -75,7 +75,7 @@ class HealthServer:
             metrics = staticmethod(exposition)
 
         self._server = _Server(address, Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, name="health", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="health", daemon=True)
 
     @property
     def port(self) -> int:
@@ -83,6 +83,9 @@ class HealthServer:
 
     def start(self) -> None:
         self._thread.start()
+
+    def _serve(self) -> None:
+        self._server.serve_forever(poll_interval=0.1)  # how soon it notices that it should stop
 
     def stop(self) -> None:
         self._server.shutdown()
@@ -93,6 +96,7 @@ class _Server(http.server.ThreadingHTTPServer):
     """At most so many connections at once: whoever opens more is hung up on."""
 
     daemon_threads = True
+    request_queue_size = 128
 
     def __init__(self, address: tuple[str, int], handler: type[http.server.BaseHTTPRequestHandler]) -> None:
         host, port = address
