@@ -22,6 +22,7 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from lbprov.logic.events import Reason
 from lbprov.model import (
     Action,
     Bindings,
@@ -100,7 +101,8 @@ class Provider(typing.Protocol[ObservedT]):
         """Pure."""
 
     def owners(self) -> frozenset[Owner]:
-        """Every owner of our cluster that has any resource in the world (for orphans). Asks the world."""
+        """Every owner of our cluster that has any resource in the world (for orphans, for drift). Asks the
+        world, and what it learns is what `observe` answers from until it is told to ask itself."""
 
     def calls(self) -> CallCount:
         """A copy of the count so far."""
@@ -169,6 +171,7 @@ __all__ = [
     "ProviderOption",
     "ProviderSpec",
     "ProviderStatus",
+    "Reason",
     "RetryLater",
     "ServicePort",
     "SessionAffinity",
