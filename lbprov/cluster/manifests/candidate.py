@@ -81,10 +81,16 @@ def _of_value(
         )
         yield replace(refused, document=value, findings=(Finding((missing,), message),))
         return
-    if version == "v1" and kind.endswith("List") and (kind == "List" or kind[:-4] in KINDS):
+    if _is_list(kind, version):
         yield from _of_list(value, line, file, faults, depth)
         return
     yield _of_object(value, kind, version, Candidate(file, line, document=value), faults)
+
+
+def _is_list(kind: str, version: str) -> bool:
+    if kind == "List":
+        return version == "v1"
+    return kind.endswith("List") and kind[:-4] in KINDS and version == KINDS[kind[:-4]].api_version
 
 
 def _of_list(

@@ -33,7 +33,17 @@ from lbprov.cluster.manifests.folder import Folder, FolderContent
 from lbprov.cluster.manifests.pods import Placement, place
 from lbprov.cluster.manifests.state import StateFile
 from lbprov.cluster.seam import Problem, Snapshot
-from lbprov.model import Condition, Event, Ingress, LbprovError, ObjectKey, Service, Severity, UserError
+from lbprov.model import (
+    Condition,
+    Event,
+    Ingress,
+    LbprovError,
+    ObjectKey,
+    RetryLater,
+    Service,
+    Severity,
+    UserError,
+)
 
 STATE_FILE = ".lbprov-state.json"
 SERVICE_CIDRS = ("10.96.0.0/12", "fd00:10:96::/112")
@@ -84,6 +94,7 @@ class ManifestCluster:
         except ValueError as err:
             raise UserError(str(err), field="--pod-cidr") from err
         self._decoded: dict[ObjectKey, tuple[Entry, Service]] = {}
+        self._last: tuple[str, int, Snapshot] | None = None
 
     @staticmethod
     def open(
@@ -100,9 +111,10 @@ class ManifestCluster:
     ) -> ManifestCluster:
         """Raises UserError for a folder that is none, a state that cannot be read, a name that is another
         than the state's. `force` lets a mass deletion through."""
-        folder = Folder(directory)
+        state_file = state_file or directory / STATE_FILE
+        folder = Folder(directory, (state_file,))
         folder.fingerprint()
-        state = StateFile(state_file or directory / STATE_FILE, read_only=read_only)
+        state = StateFile(state_file, read_only=read_only)
         if cluster_name is not None:
             state.cluster = _checked_name(cluster_name)
         state.refresh()
@@ -117,14 +129,18 @@ class ManifestCluster:
 
     def snapshot(self) -> Snapshot:
         with self._state.transaction():
-            content = self._read_folder()
+            content, fingerprint = self._read_folder()
+            if fingerprint and self._last and self._last[:2] == (fingerprint, self._state.revision):
+                return self._last[2]
             terms = Terms(self.name, self._ranges, self._now(), self._force)
             admission = admit(content, self._state.values, self._folder, terms)
             # Where Pods go depends on what is in force now, so it is decided on the state as it will be.
             values = _with(self._state.values, admission.changes)
             placement = place(values, self._pod_networks, self._folder.where(""))
             self._state.commit({**admission.changes, **placement.changes})
-            return self._freeze(admission, placement)
+            snapshot = self._freeze(admission, placement)
+            self._last = (fingerprint, self._state.revision, snapshot)
+            return snapshot
 
     def fingerprint(self) -> str:
         """Changes when a manifest does, or the state (Events apart)."""
@@ -151,11 +167,13 @@ class ManifestCluster:
     def add_finalizer(self, key: ObjectKey, finalizer: str) -> None:
         with self._state.transaction():
             entry = self._entry(key)
-            if entry is None:
+            held = entry["object"]["metadata"].get("finalizers", []) if entry else []
+            if finalizer in held:
                 return
-            held = entry["object"]["metadata"].get("finalizers", [])
-            if finalizer not in held and not is_deleting(entry):
-                self._set(key, entry, metadata={"finalizers": [*held, finalizer]})
+            if entry is None or is_deleting(entry):
+                # What would be made for it now, nobody would be bound to take down.
+                raise RetryLater(f"Service {key} is gone or going: look at the cluster again", 0.0)
+            self._set(key, entry, metadata={"finalizers": [*held, finalizer]})
 
     def remove_finalizer(self, key: ObjectKey, finalizer: str) -> None:
         with self._state.transaction():
@@ -212,16 +230,17 @@ class ManifestCluster:
             for e in self._state.values.get(_events_key(key), ())
         )
 
-    def _read_folder(self) -> FolderContent:
-        """The folder at one moment: read again if it changed meanwhile (a while, then as it is)."""
+    def _read_folder(self) -> tuple[FolderContent, str]:
+        """The folder at one moment, and its fingerprint. Read again if it changed meanwhile, for a while;
+        then as it is, without one."""
         before = self._folder.fingerprint()
         for _ in range(5):
             content = self._folder.read()
             after = self._folder.fingerprint()
             if before == after:
-                break
+                return content, after
             before = after
-        return content
+        return content, ""
 
     def _freeze(self, admission: Admission, placement: Placement) -> Snapshot:
         decoded: dict[ObjectKey, tuple[Entry, Service]] = {}

@@ -60,8 +60,8 @@ def slices_for(
             ip = next((ip for ip in pod.ips if (":" in ip) == (family is IPFamily.IPV6)), "")
             if ip:
                 groups[_ports(service, pod)].append(_endpoint(service, pod, ip, nodes, subdomains))
-        for ports, endpoints in sorted(groups.items()):
-            yield from _chunks(service, family, ports, endpoints)
+        for ports in sorted(groups, key=lambda ports: [(p.name, p.protocol, p.port) for p in ports]):
+            yield from _chunks(service, family, ports, groups[ports])
 
 
 def _ports(service: Service, pod: Pod) -> Ports:

@@ -19,8 +19,8 @@ from lbprov.model import UserError
 SUFFIXES = (".yaml", ".yml", ".json")
 MAX_FILE_BYTES = 64 * 1024 * 1024
 
-Stamp = tuple[int, int, int]
-"""(mtime_ns, size, inode): a file with the same stamp has the same content."""
+Stamp = tuple[int, int, int, int]
+"""(mtime_ns, ctime_ns, size, inode): a file with the same stamp has the same content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +57,13 @@ class _Listing:
 
 
 class Folder:
-    """A folder of manifests. Parsed files are kept as long as their stamps are the same."""
+    """A folder of manifests. Parsed files are kept as long as their stamps are the same.
 
-    def __init__(self, directory: Path) -> None:
+    `not_manifests`: files that are never read, whatever their names (a state file put into the folder)."""
+
+    def __init__(self, directory: Path, not_manifests: tuple[Path, ...] = ()) -> None:
         self.directory = directory
+        self._skipped = frozenset(p.absolute() for p in not_manifests)
         self._cache: dict[str, tuple[Stamp, FileContent]] = {}
 
     def fingerprint(self) -> str:
@@ -114,7 +117,7 @@ class Folder:
                 continue
             if entry.is_dir(follow_symlinks=False):
                 self._list_into(listing, name)
-            elif entry.name.endswith(SUFFIXES):
+            elif entry.name.endswith(SUFFIXES) and Path(entry.path).absolute() not in self._skipped:
                 self._stamp(listing, entry, name)
             elif entry.is_symlink() and _leads_to_folder(entry):
                 message = "a link to a folder is not followed"
@@ -135,7 +138,7 @@ class Folder:
             elif found.st_size > MAX_FILE_BYTES:
                 self._unreadable(listing, name, f"is larger than {MAX_FILE_BYTES >> 20} MiB: split it")
             else:
-                listing.stamps[name] = (found.st_mtime_ns, found.st_size, found.st_ino)
+                listing.stamps[name] = (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino)
 
     def _unreadable(self, listing: _Listing, name: str, message: str) -> None:
         listing.broken.add(name)

@@ -64,8 +64,8 @@ def documents(text: str) -> Iterator[Document]:
     """The documents of a file that are not empty."""
     for first_line, chunk in _chunks(text):
         try:
-            parser = yaml.parse(chunk, Loader=yaml.CSafeLoader)
-            yield from _build(parser, first_line)
+            parser = yaml.parse(_whole_characters(chunk), Loader=yaml.CSafeLoader)
+            yield from list(_build(parser, first_line))
         except yaml.YAMLError as err:
             line, message = _explain(err, chunk, first_line)
             yield Document(line, None, (Fault(line, message),), unreadable=True)
@@ -87,11 +87,24 @@ def _chunks(text: str) -> Iterator[tuple[int, str]]:
         line += chunk.count("\n")
 
 
+_SURROGATES = re.compile(r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
+
+
+def _whole_characters(chunk: str) -> str:
+    """JSON escapes characters beyond U+FFFF in two halves, which YAML does not know."""
+    if "\\ud" not in chunk and "\\uD" not in chunk:
+        return chunk
+    return _SURROGATES.sub(
+        lambda m: f"{m[1]}\\U{0x10000 + (int(m[2], 16) - 0xD800) * 0x400 + int(m[3], 16) - 0xDC00:08x}", chunk
+    )
+
+
 def _explain(err: yaml.YAMLError, chunk: str, first_line: int) -> tuple[int, str]:
     mark = getattr(err, "problem_mark", None) or getattr(err, "context_mark", None)
     if mark is not None:
         text = f"not YAML: {getattr(err, 'problem', None) or 'cannot be parsed'}, column {mark.column + 1}"
-        return first_line + mark.line, text
+        last_line = chunk.rstrip().count("\n")  # the end of a text is marked behind it
+        return first_line + min(mark.line, last_line), text
     bad = next((i for i, c in enumerate(chunk) if not _printable(c)), 0)
     what = (
         f"character U+{ord(chunk[bad]):04X} is not allowed" if chunk and not _printable(chunk[bad]) else "?"
@@ -256,10 +269,13 @@ def resolve(text: str) -> Any:
     """What a plain scalar means (as to go-yaml, which kubectl reads manifests with)."""
     if text in _CONSTANTS:
         return _CONSTANTS[text]
-    if text[0] not in "-+.0123456789" or len(text) > 1000:
+    if text[0] not in "-+.0123456789":
         return text
     if _INT.fullmatch(text):
-        return _integer(text)
+        try:
+            return _integer(text)
+        except ValueError:  # "0x_": digits in name only
+            return text
     if _FLOAT.fullmatch(text):
         return float(text.replace("_", ""))
     if _SPECIAL.fullmatch(text):
@@ -274,7 +290,7 @@ def _integer(text: str) -> int | float:
         return sign * float("inf")  # no field of ours is that large: refused by its type, cheaply
     if len(digits) > 1 and digits[0] == "0" and digits[1].isdigit():
         return sign * int(digits, 8)
-    return sign * (int(digits, 0) if digits else 0)
+    return sign * int(digits, 0)
 
 
 def kind_of(value: object) -> str:

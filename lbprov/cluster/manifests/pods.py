@@ -92,14 +92,14 @@ def place(values: Values, pod_networks: Sequence[Network], where: str) -> Placem
 
 def _bare(values: Values) -> Iterator[PodSpec]:
     for _, entry in entries(values, "Pod"):
-        yield _pod_spec(entry["object"], entry["digest"])
+        yield _pod_spec(entry["object"], _digest(entry["object"]["spec"]))
 
 
 def _replicas(values: Values, nodes: Iterable[Node]) -> Iterator[PodSpec]:
     for kind in WORKLOADS:
         for key, entry in entries(values, kind):
             spec = entry["object"]["spec"]
-            template = hashlib.sha256(msgspec.json.encode(spec["template"])).hexdigest()
+            template = _digest(spec["template"])
             for name, node in _names(kind, key.name, template, spec.get("replicas", 1), nodes):
                 metadata = {
                     **spec["template"]["metadata"],
@@ -133,6 +133,10 @@ def _names(
                 suffix = _suffix(suffix, template, str(i))
             taken.add(suffix)
             yield f"{base}-{suffix}", ""
+
+
+def _digest(spec: Mapping[str, Any]) -> str:
+    return hashlib.sha256(msgspec.json.encode(spec)).hexdigest()[:16]
 
 
 _SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"

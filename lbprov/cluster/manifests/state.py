@@ -63,7 +63,8 @@ Stamp = tuple[int, int, int]
 
 
 class StateFile:
-    """One process's view of the state. Values are never changed in place, only replaced by `commit`.
+    """One process's view of the state. A value is never changed in place, only replaced by `commit`; the map
+    of them is (`values` is to be gone through within a transaction only).
 
     Threads may share it. `read_only`: `commit` changes the view of this process alone.
     """
@@ -72,7 +73,7 @@ class StateFile:
         self.path = path
         self.journal_path = path.with_name(path.name + ".journal")
         self.read_only = read_only
-        self.values: Mapping[str, Any] = {}
+        self.values: dict[str, Any] = {}
         self.cluster = ""
         self.revision = 0
         self._epoch = ""
@@ -112,14 +113,14 @@ class StateFile:
         if not changes:
             return
         revision = self.revision + any(not k.startswith(EVENTS) for k in changes)
-        values = _apply(self.values, changes)
         if not self.read_only:
             try:
-                self._write(values, changes, revision)
+                self._write(changes, revision)
             except OSError as err:
                 self._stamp = None  # what is on disk is not known: read it again
                 raise self._unwritable(err) from err
-        self.values, self.revision = values, revision
+        _apply(self.values, changes)
+        self.revision = revision
 
     # -- reading
 
@@ -159,7 +160,7 @@ class StateFile:
             raise self._damaged(self._name, str(err)) from err
         if self.cluster and base.cluster != self.cluster:
             raise UserError(
-                f"the state in {self._name} is cluster {base.cluster!r}'s, not {self.cluster!r}'s. Load "
+                f"the state in {self._name} belongs to cluster {base.cluster!r}, not {self.cluster!r}. Load "
                 "balancers are marked with the cluster's name: leave --cluster-name out, or "
                 "use another --state",
                 field="--cluster-name",
@@ -194,7 +195,7 @@ class StateFile:
             except msgspec.DecodeError as err:
                 raise self._damaged(f"{self._name}.journal (batch {number})", str(err)) from err
             revision = batch.revision
-        self.values = _apply(self.values, changes) if changes else self.values
+        _apply(self.values, changes)
         self.revision, self._offset = revision, start + len(whole)
 
     def _is_ours(self, head: bytes) -> bool:
@@ -212,9 +213,11 @@ class StateFile:
 
     # -- writing
 
-    def _write(self, values: dict[str, Any], changes: Mapping[str, Any], revision: int) -> None:
+    def _write(self, changes: Mapping[str, Any], revision: int) -> None:
         size = self._stamp[1] if self._stamp else 0
         if self._stamp is None or self._offset > max(MIN_JOURNAL_BYTES, size):
+            values = dict(self.values)
+            _apply(values, changes)
             self._replace_base(values, revision)
         else:
             self._append(changes, revision)
@@ -289,9 +292,12 @@ class StateFile:
         )
 
 
-def _apply(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    merged = {**values, **changes}
-    return {k: v for k, v in merged.items() if v is not None}
+def _apply(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    for key, value in changes.items():
+        if value is None:
+            values.pop(key, None)
+        else:
+            values[key] = value
 
 
 def _line(key: str, value: Any) -> bytes:

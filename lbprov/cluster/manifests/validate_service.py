@@ -101,7 +101,7 @@ def _port(port: Spec, path: Path, name_needed: bool, findings: Findings) -> None
             (*path, "protocol"), f"{shown(port['protocol'])} is not one of {', '.join(PROTOCOLS)}"
         )
     target = port.get("targetPort")
-    if isinstance(target, int):
+    if isinstance(target, int) and target != port.get("port"):  # else it is what was said already
         findings.refuse_if((*path, "targetPort"), names.port_number(target))
     elif isinstance(target, str):
         findings.refuse_if((*path, "targetPort"), names.port_name(target))
