@@ -30,6 +30,9 @@ DROP = "LBP-DROP"  # nat: mark it for dropping
 FILTER = "LBP-FILTER"  # from INPUT and OUTPUT
 FORWARD = "LBP-FORWARD"  # from FORWARD
 
+FIXED = frozenset({MASQUERADE, MARK_MASQUERADE, REFUSE, DROP})
+"""Those that no Service changes and that lead to no chain that one does."""
+
 
 def _digest(text: str, length: int = 16) -> str:
     return base64.b32encode(hashlib.sha256(text.encode()).digest()).decode()[:length]

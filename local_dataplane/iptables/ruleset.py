@@ -59,7 +59,7 @@ class Ruleset:
             self._node = node
             self.replace(list(self.table.states.items()))
 
-    def owner(self, chain: str, rule: str) -> PortKey | None:
+    def owner(self, chain: str, rule: str = "") -> PortKey | None:
         """Whose rule it is: by the chain it stands in, else by the one it leads to."""
         return self._owners.get(chain) or self._owners.get(rule.rpartition(" ")[2])
 

@@ -1,0 +1,123 @@
+"""iptables by its own programs: `iptables-save` and `iptables-restore --noflush`, nft or legacy."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from lbprov.model import IPFamily, UserError
+from local_dataplane.iptables.fixed import Table
+from local_dataplane.kernel import generation
+from local_dataplane.kernel.seam import Backend, Busy, Refused
+
+LOCK_WAIT_S = 5
+_PATIENCE_S = 180.0
+_LINE = re.compile(r"\bline:? (\d+)")
+_SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
+_BUSY = ("xtables lock", "Resource temporarily unavailable", "Generation")
+
+
+@dataclass(frozen=True, slots=True)
+class Programs:
+    """Where the two programs of one family and backend are."""
+
+    family: IPFamily
+    backend: Backend
+    save: str
+    restore: str
+
+
+def find_programs(family: IPFamily) -> dict[Backend, Programs]:
+    """What is installed, by backend. A plain `iptables-restore` counts as what it says it is."""
+    stem = "ip6tables" if family is IPFamily.IPV6 else "iptables"
+    found: dict[Backend, Programs] = {}
+    for backend in Backend:
+        save, restore = which(f"{stem}-{backend}-save"), which(f"{stem}-{backend}-restore")
+        if save and restore:
+            found[backend] = Programs(family, backend, save, restore)
+    save, restore = which(f"{stem}-save"), which(f"{stem}-restore")
+    if save and restore:
+        found.setdefault(default_backend(restore), Programs(family, default_backend(restore), save, restore))
+    return found
+
+
+def which(program: str) -> str | None:
+    """Also in the sbin folders, which an ordinary user's PATH leaves out."""
+    return shutil.which(program) or shutil.which(program, path=_SBIN)
+
+
+def default_backend(program: str) -> Backend:
+    """What a program without a backend in its name is. Before 1.8 there was legacy only."""
+    said = subprocess.run([program, "-V"], capture_output=True, text=True, check=False).stdout
+    return Backend.NFT if "nf_tables" in said else Backend.LEGACY
+
+
+class IptablesCommand:
+    """See `Iptables` in the seam. Spawns one process per call."""
+
+    def __init__(self, programs: Programs) -> None:
+        self._programs = programs
+
+    @property
+    def family(self) -> IPFamily:
+        return self._programs.family
+
+    @property
+    def backend(self) -> Backend:
+        return self._programs.backend
+
+    def save(self, *tables: Table) -> str:
+        if self.backend is Backend.LEGACY and not set(tables) & legacy_tables(self.family):
+            return ""  # asking would load the modules and make the tables
+        return "".join(self._run([self._programs.save, "-t", table]) for table in tables)
+
+    def restore(self, text: str) -> None:
+        self._run([self._programs.restore, "--noflush", "-w", str(LOCK_WAIT_S)], text)
+
+    def generation(self) -> object:
+        if self.backend is Backend.NFT:
+            return generation.nft()
+        return tuple(
+            generation.legacy(self.family, t) for t in sorted(legacy_tables(self.family) & set(Table))
+        )
+
+    def _run(self, argv: list[str], text: str = "") -> str:
+        try:
+            done = subprocess.run(
+                argv, input=text, capture_output=True, text=True, check=False, timeout=_PATIENCE_S
+            )
+        except subprocess.TimeoutExpired as error:
+            raise Busy(f"{argv[0]} did not end within {_PATIENCE_S:.0f} s") from error
+        except OSError as error:
+            raise UserError(
+                f"cannot run {argv[0]}: {error.strerror}; install the package iptables"
+            ) from error
+        if done.returncode == 0:
+            return done.stdout
+        said = " ".join(line.strip() for line in done.stderr.splitlines() if not line.startswith("Try "))
+        if "must be root" in said or "Permission denied" in said:
+            raise UserError(NOT_PRIVILEGED)
+        if any(sign in said for sign in _BUSY):
+            raise Busy(said)
+        line = _LINE.search(said)
+        raise Refused(said, int(line[1]) if line else 0)
+
+
+NOT_PRIVILEGED = (
+    "this takes the right to change packet filter rules (CAP_NET_ADMIN): run it as root, or try it without "
+    "root in a namespace of your own: unshare --user --map-root-user --net"
+)
+
+
+def legacy_tables(family: IPFamily) -> set[str]:
+    """The legacy tables that exist in this network namespace."""
+    name = "ip6_tables_names" if family is IPFamily.IPV6 else "ip_tables_names"
+    try:
+        return set(Path("/proc/self/net", name).read_text().split())
+    except FileNotFoundError:
+        return set()
+    except OSError as error:
+        raise UserError(NOT_PRIVILEGED) from error
