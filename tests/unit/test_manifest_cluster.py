@@ -460,3 +460,9 @@ def test_waiting_lets_an_editor_finish(folder: Path) -> None:
     assert cluster.wait_for_change(seen, 30, threading.Event())
     saver.join()
     assert cluster.snapshot().services == before
+
+
+def test_a_kind_is_told_so_that_a_terminal_survives_it(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"apiVersion": "v1", "kind": "Evil\\u001b[31m"}')
+    (problem,) = ManifestCluster.open(tmp_path).snapshot().problems
+    assert problem.message == "kind Evil\\x1b[31m (v1) is not used by lbprov: ignored"

@@ -116,7 +116,7 @@ def _of_object(
 ) -> Candidate:
     kind = KINDS.get(kind_name)
     if kind is None or version.rpartition("/")[0] != kind.group:
-        return replace(blank, foreign=f"{kind_name} ({version})")
+        return replace(blank, foreign=f"{shown(kind_name)[1:-1]} ({shown(version)[1:-1]})")
     findings = Findings()
     if version != kind.api_version:
         findings.refuse(

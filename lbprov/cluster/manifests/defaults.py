@@ -10,7 +10,8 @@ def service_spec(given: dict[str, Any]) -> dict[str, Any]:
     spec = {k: v for k, v in given.items() if v not in ([], {})}
     type_ = spec["type"] = spec.get("type") or "ClusterIP"
     spec["ports"] = [service_port(port) for port in spec.get("ports", [])]
-    if spec.setdefault("sessionAffinity", "None") == "ClientIP":
+    spec["sessionAffinity"] = spec.get("sessionAffinity") or "None"
+    if spec["sessionAffinity"] == "ClientIP":
         timeout_s = spec.get("sessionAffinityConfig", {}).get("clientIP", {}).get("timeoutSeconds", 10800)
         spec["sessionAffinityConfig"] = {"clientIP": {"timeoutSeconds": timeout_s}}
     if type_ in ("ClusterIP", "NodePort", "LoadBalancer"):

@@ -93,7 +93,7 @@ def path_text(path: Path) -> str:
     for part in path:
         if isinstance(part, int):
             out += f"[{part}]"
-        elif part.isidentifier():
+        elif part.isidentifier() and len(part) < 80:
             out += f".{part}" if out else part
         else:
             out += f"[{shown(part)[1:-1]}]"

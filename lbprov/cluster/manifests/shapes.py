@@ -189,6 +189,7 @@ _NODE_STATUS = Struct(
     strict=False,
 )
 
+_NAMED = Struct({"name": STR}, required=("name",))
 _ENDPOINT = Struct(
     {
         "addresses": ListOf(STR),
@@ -197,9 +198,7 @@ _ENDPOINT = Struct(
         "nodeName": STR,
         "zone": STR,
         "targetRef": Struct({"kind": STR, "namespace": STR, "name": STR}, strict=False),
-        "hints": Struct(
-            {"forZones": ListOf(Struct({"name": STR})), "forNodes": ListOf(Struct({"name": STR}))}
-        ),
+        "hints": Struct({"forZones": ListOf(_NAMED), "forNodes": ListOf(_NAMED)}),
         "deprecatedTopology": ANY,
     },
     required=("addresses",),

@@ -74,7 +74,8 @@ def validate_pod_spec(spec: Object, path: Path, findings: Findings) -> None:
 
 def _container_port(port: Object, path: Path, seen: set[str], findings: Findings) -> None:
     findings.refuse_if((*path, "containerPort"), names.port_number(port["containerPort"]))
-    _one_of(port, "protocol", PROTOCOLS, path, findings)
+    if port["protocol"]:  # empty is as good as absent, as for the API server
+        _one_of(port, "protocol", PROTOCOLS, path, findings)
     if name := port.get("name"):
         findings.refuse_if((*path, "name"), names.port_name(name))
         if name in seen:
@@ -172,7 +173,8 @@ def endpoint_ports(ports: list[Object] | tuple[()], path: Path, findings: Findin
             findings.refuse((*path, i, "port"), "required")
         else:
             findings.refuse_if((*path, i, "port"), names.port_number(port["port"]))
-        _one_of(port, "protocol", PROTOCOLS, (*path, i), findings)
+        if port.get("protocol"):
+            _one_of(port, "protocol", PROTOCOLS, (*path, i), findings)
         name = port.get("name", "")
         if name:
             findings.refuse_if((*path, i, "name"), names.dns_1123_label(name))
@@ -182,5 +184,5 @@ def endpoint_ports(ports: list[Object] | tuple[()], path: Path, findings: Findin
 
 
 def _one_of(value: Object, field: str, allowed: tuple[str, ...], path: Path, findings: Findings) -> None:
-    if value.get(field) and value[field] not in allowed:
+    if field in value and value[field] not in allowed:
         findings.refuse((*path, field), f"{shown(value[field])} is not one of {', '.join(allowed)}")
