@@ -1,1 +1,23 @@
-"""aws"""
+"""AWS: a Network Load Balancer per Service. This module imports no SDK; `build` does."""
+
+from __future__ import annotations
+
+from lbprov.api import Provider, ProviderContext, ProviderSpec
+from lbprov_aws.config import OPTIONS
+from lbprov_aws.resources import Observed
+
+
+def _build(context: ProviderContext) -> Provider[Observed]:
+    from lbprov_aws.provider import AwsProvider
+
+    return AwsProvider(context)
+
+
+SPEC = ProviderSpec(
+    name="aws",
+    load_balancer_class="lbprov.io/aws",
+    summary="AWS: a Network Load Balancer per Service",
+    build=_build,
+    extra="aws",
+    options=OPTIONS,
+)

@@ -1,0 +1,69 @@
+"""The provider's settings: what `--provider-option NAME=VALUE` takes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lbprov.api import ProviderOption
+
+
+def _vpc_id(text: str) -> str:
+    if text and not re.fullmatch(r"vpc-[0-9a-f]+", text):
+        raise ValueError("a VPC id looks like vpc-0abc1234")
+    return text
+
+
+def _subnet_ids(text: str) -> tuple[str, ...]:
+    ids = tuple(filter(None, (part.strip() for part in text.split(","))))
+    for subnet_id in ids:
+        if not re.fullmatch(r"subnet-[0-9a-f]+", subnet_id):
+            raise ValueError(f"{subnet_id!r} is no subnet id: a comma-separated list of subnet-0abc1234")
+    return ids
+
+
+def _resync_s(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 86400:
+        raise ValueError("a number of seconds from 0 to 86400")
+    return seconds
+
+
+OPTIONS = (
+    ProviderOption("region", "AWS region; otherwise that of the environment or the profile."),
+    ProviderOption("vpc-id", "VPC of the nodes; otherwise found from a node's instance.", parse=_vpc_id),
+    ProviderOption(
+        "subnet-ids",
+        "Subnets of new load balancers, one per zone, comma-separated; otherwise found in the VPC: those "
+        "tagged kubernetes.io/role/elb (internal: internal-elb), or the public ones.",
+        parse=_subnet_ids,
+    ),
+    ProviderOption(
+        "resync-seconds",
+        "How old our picture of AWS may be before it is looked at again; drift is found no later.",
+        default="300",
+        parse=_resync_s,
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    region: str
+    vpc_id: str
+    subnet_ids: tuple[str, ...]
+    resync_s: float
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Config:
+        return cls(
+            region=options["region"],
+            vpc_id=options["vpc-id"],
+            subnet_ids=options["subnet-ids"],
+            resync_s=options["resync-seconds"],
+        )

@@ -1,0 +1,112 @@
+"""Names and ownership marks (tags) of what we make.
+
+A name says whose it is to a person and is the same for the same input, so that a create repeated after a
+crash meets its own work. What decides about ownership is the tags, never the name.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Mapping
+
+from lbprov.api import ObjectKey, Owner
+
+PREFIX = "lbp-"
+"""Every name begins so: what a listing of a whole region is sifted by before tags are asked for."""
+
+MAX_NAME = 32
+"""Of load balancers and target groups (API_CreateLoadBalancer, API_CreateTargetGroup)."""
+
+CLUSTER = "lbprov/cluster"
+SERVICE = "lbprov/service"
+UID = "lbprov/service-uid"
+RESOURCE = "lbprov/resource"
+REQUESTED_IP = "lbprov/requested-ip"
+"""The `loadBalancerIP` that the load balancer was made for, honoured or not."""
+REFUSED_IP = "lbprov/refused-ip"
+"""AWS's error code for that address, where it was refused when the load balancer was made."""
+AFFINITY = "lbprov/session-affinity"
+EXTRA = "lbprov/extra-tags"
+"""Which further tags we put there (see `extra_mark`), so that they can be taken back."""
+
+_TAG_TEXT = re.compile(r"[\w .:/=+\-@]*")
+"""Letters, digits, spaces and these in every AWS service (EC2 user guide, "Tag restrictions")."""
+
+
+def load_balancer_name(owner: Owner, *, internal: bool) -> str:
+    return _name(owner, "lb", "internal" if internal else "internet-facing")
+
+
+def security_group_name(owner: Owner) -> str:
+    return _name(owner, "sg")
+
+
+def target_group_name(owner: Owner, protocol: str, node_port: int, vpc_id: str) -> str:
+    """Everything in it that cannot be changed on a target group; the listener's port is not among it."""
+    return _name(owner, "tg", protocol, str(node_port), "instance", vpc_id)
+
+
+def _name(owner: Owner, *generation: str) -> str:
+    text = "\0".join((owner.cluster, owner.uid, *generation))
+    digest = base64.b32encode(hashlib.sha256(text.encode()).digest()).decode().lower()[:10]
+    parts = (_part(owner.service.namespace), _part(owner.service.name), digest)
+    return PREFIX + "-".join(part for part in parts if part)
+
+
+def _part(text: str) -> str:
+    """At most 8 characters of `text` that are allowed in any name; no hyphen at its ends, none doubled."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:8].strip("-")
+
+
+def marks(owner: Owner, resource: str) -> dict[str, str]:
+    """The tags that make a resource the owner's. `resource`: its place in the plan ("lb", "tg:30080-tcp")."""
+    return {
+        cluster_tag(owner.cluster): "owned",
+        CLUSTER: owner.cluster,
+        SERVICE: str(owner.service),
+        UID: owner.uid,
+        RESOURCE: resource,
+    }
+
+
+def cluster_tag(cluster: str) -> str:
+    """What other tools of a cluster recognise its resources by."""
+    return f"kubernetes.io/cluster/{cluster}"
+
+
+def owner_of(tags: Mapping[str, str]) -> Owner | None:
+    """Whose resource has these tags; None: nobody's of ours."""
+    namespace, _, name = tags.get(SERVICE, "").partition("/")
+    if not (tags.get(CLUSTER) and tags.get(UID) and name):
+        return None
+    return Owner(tags[CLUSTER], ObjectKey(namespace, name), tags[UID])
+
+
+def is_ours(key: str) -> bool:
+    """Whether a tag key is a mark of ours (or reserved by AWS), which nobody may set as an extra tag."""
+    return key.startswith(("lbprov/", "kubernetes.io/cluster/")) or key.lower().startswith("aws:")
+
+
+def is_tag_text(text: str) -> bool:
+    return _TAG_TEXT.fullmatch(text) is not None
+
+
+def tag_text(text: str) -> str:
+    """Any text as a tag's value: what AWS refuses becomes "_", and no more than 256 characters."""
+    return re.sub(r"[^\w .:/=+\-@]", "_", text)[:256]
+
+
+def extra_mark(keys: Mapping[str, str]) -> str:
+    """The keys of extra tags as the value of one tag: short digests, since keys may be longer than a value
+    may hold and contain any separator."""
+    return "-".join(sorted(_digest(key) for key in keys))[:256]
+
+
+def marked_extra(mark: str, key: str) -> bool:
+    return _digest(key) in mark.split("-")
+
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()[:8]

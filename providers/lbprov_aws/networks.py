@@ -1,0 +1,87 @@
+"""Where new load balancers can stand: the subnets, looked up and remembered. The IO half of `subnets`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lbprov.api import ProviderError, UserError
+from lbprov_aws import ec2, subnets
+from lbprov_aws.cloud import Cloud
+from lbprov_aws.desired import Wanted
+from lbprov_aws.resources import Network, Subnet
+from lbprov_aws.wishes import SUBNETS
+
+MAX_AGE_S = 600.0
+"""Networks change seldom, and only new load balancers look."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    subnets: tuple[Subnet, ...]
+    at_s: float
+
+
+class Networks:
+    """Safe for threads. `vpc_id` and `subnet_ids` as configured; empty: found out."""
+
+    def __init__(
+        self,
+        cloud: Cloud,
+        cluster: str,
+        now_s: Callable[[], float],
+        *,
+        vpc_id: str = "",
+        subnet_ids: tuple[str, ...] = (),
+    ) -> None:
+        self._cloud = cloud
+        self._cluster = cluster
+        self._now_s = now_s
+        self._vpc_id = vpc_id
+        self._subnet_ids = subnet_ids
+        self._lock = threading.Lock()
+        self._seen: dict[tuple[str, ...], _Seen] = {}
+
+    def find(self, wanted: Wanted, wishes: tuple[str, ...]) -> Network:
+        """`wishes`: the subnets that the Service names. Raises `UserError` for those, `ProviderError` for
+        what whoever runs lbprov has to settle."""
+        if chosen := wishes or self._subnet_ids:
+            network = subnets.named(chosen, self._remembered(chosen, self._look_up_named))
+            if isinstance(network, Network):
+                return network
+            if wishes:
+                raise UserError(network, field=f"metadata.annotations[{SUBNETS}]")
+            raise ProviderError(f"--provider-option subnet-ids: {network}", retryable=False)
+        vpc_id = self._find_vpc(wanted.targets)
+        found = self._remembered((vpc_id,), self._look_up_vpc)
+        return subnets.discover(vpc_id, found, self._cluster, internal=wanted.internal)
+
+    def _find_vpc(self, instances: frozenset[str]) -> str:
+        """The VPC of the nodes, from any one of them."""
+        with self._lock:
+            for instance in sorted(instances):
+                if self._vpc_id:
+                    break
+                self._vpc_id = ec2.vpc_of_instance(self._cloud, instance)
+            if self._vpc_id:
+                return self._vpc_id
+        raise ProviderError(
+            "no node tells which VPC this is (spec.providerID aws:///ZONE/i-…): "
+            "use --provider-option vpc-id=…"
+        )
+
+    def _remembered(
+        self, key: tuple[str, ...], look_up: Callable[[tuple[str, ...]], tuple[Subnet, ...]]
+    ) -> tuple[Subnet, ...]:
+        with self._lock:  # one look-up for all that wait for it
+            seen = self._seen.get(key)
+            if seen is None or self._now_s() - seen.at_s >= MAX_AGE_S:
+                seen = self._seen[key] = _Seen(look_up(key), self._now_s())
+            return seen.subnets
+
+    def _look_up_named(self, key: tuple[str, ...]) -> tuple[Subnet, ...]:
+        return ec2.subnets_named(self._cloud, key)
+
+    def _look_up_vpc(self, key: tuple[str, ...]) -> tuple[Subnet, ...]:
+        return ec2.subnets_of_vpc(self._cloud, key[0])

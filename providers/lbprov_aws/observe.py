@@ -1,0 +1,193 @@
+"""One owner's part of AWS: from the inventory, with what only reading each resource tells."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+
+from lbprov.api import LoadBalancer, Owner
+from lbprov_aws import addresses, elbv2, names, plan_listeners, plan_targets
+from lbprov_aws.address_book import AddressBook
+from lbprov_aws.cloud import Cloud
+from lbprov_aws.desired import Wanted, want
+from lbprov_aws.inventory import Inventory
+from lbprov_aws.networks import Networks
+from lbprov_aws.refusals import GONE, Refused
+from lbprov_aws.rejected import RejectedTargets
+from lbprov_aws.resources import (
+    Address,
+    LoadBalancerRecord,
+    Network,
+    Observed,
+    SecurityGroupRecord,
+    TargetGroupRecord,
+)
+from lbprov_aws.wishes import read_wishes
+
+SETTLE_S = 10.0
+"""A load balancer that is being set up is looked at no more often."""
+
+
+class Observer:
+    def __init__(
+        self,
+        cloud: Cloud,
+        inventory: Inventory,
+        networks: Networks,
+        address_book: AddressBook,
+        rejected: RejectedTargets,
+        now_s: Callable[[], float],
+    ) -> None:
+        self._cloud = cloud
+        self._inventory = inventory
+        self._networks = networks
+        self._address_book = address_book
+        self._rejected = rejected
+        self._now_s = now_s
+
+    def observe(self, owner: Owner, desired: LoadBalancer | None, *, fresh: bool) -> Observed:
+        if fresh:
+            self._inventory.refresh_owner(owner)
+        else:
+            self._inventory.refresh()
+        self._inventory.verify(owner)
+        if desired is None:
+            self._address_book.withdraw(owner)
+            return self._listed(owner)
+        try:
+            return self._detailed(desired)
+        except Refused as refusal:
+            if refusal.code not in GONE:
+                raise
+        # Something went away since the listing.
+        self._inventory.refresh_owner(owner)
+        return self._detailed(desired)
+
+    def _listed(self, owner: Owner) -> Observed:
+        records = self._inventory.of(owner)
+        expected = {names.load_balancer_name(owner, internal=i) for i in (True, False)}
+        balancers = [r for r in records if isinstance(r, LoadBalancerRecord)]
+        return Observed(
+            owner=owner,
+            region=self._cloud.region,
+            load_balancers=tuple(sorted(balancers, key=lambda b: (b.name not in expected, b.name, b.arn))),
+            target_groups=tuple(r for r in records if isinstance(r, TargetGroupRecord)),
+            security_groups=tuple(r for r in records if isinstance(r, SecurityGroupRecord)),
+        )
+
+    def _detailed(self, desired: LoadBalancer) -> Observed:
+        wanted = want(desired)
+        observed = self._listed(desired.owner)
+        live = observed.load_balancer
+        network = self._network(desired, wanted, live)
+        vpc_id = live.vpc_id if live else (network.vpc_id if network else "")
+        groups = tuple(self._with_targets(group, wanted) for group in observed.target_groups)
+        if live is not None:
+            live = self._with_listeners(live, wanted, groups)
+        return dataclasses.replace(
+            observed,
+            load_balancers=(live, *observed.load_balancers[1:]) if live else (),
+            target_groups=groups,
+            network=network,
+            address=self._address(desired, wanted, live),
+            taken=self._inventory.taken(_names(wanted, live, groups, vpc_id)),
+            rejected=self._rejected.now(),
+        )
+
+    def _with_listeners(
+        self, live: LoadBalancerRecord, wanted: Wanted, groups: Iterable[TargetGroupRecord]
+    ) -> LoadBalancerRecord:
+        known = live
+        if not self._inventory.is_detailed(live.arn):
+            if live.state != "active":
+                live = self._again(live)
+            cross_zone = elbv2.cross_zone(self._cloud, live.arn) if len(live.zones) == 1 else None
+            listeners = elbv2.listeners(self._cloud, live.arn)
+            live = dataclasses.replace(live, listeners=listeners, cross_zone=cross_zone)
+        elif live.state != "active" and self._is_settling(live):
+            live = self._again(live)
+        live = self._with_marks(live, wanted, groups)
+        if live is not known:
+            self._inventory.learn(live)
+        return live
+
+    def _is_settling(self, live: LoadBalancerRecord) -> bool:
+        read_at_s = self._inventory.read_at_s(live.arn)
+        return read_at_s is None or self._now_s() - read_at_s >= SETTLE_S
+
+    def _again(self, live: LoadBalancerRecord) -> LoadBalancerRecord:
+        for seen in elbv2.load_balancers(self._cloud, [live.arn]):
+            return dataclasses.replace(live, state=seen.state, zones=seen.zones)
+        raise Refused("DescribeLoadBalancers", "LoadBalancerNotFound", f"{live.name} is gone")
+
+    def _with_marks(
+        self, live: LoadBalancerRecord, wanted: Wanted, groups: Iterable[TargetGroupRecord]
+    ) -> LoadBalancerRecord:
+        """Whose the listeners are that are not as wanted; the tags of the others matter to nobody."""
+        listeners = live.listeners or ()
+        by_id = {k: g.arn for k, g in plan_targets.groups_by_id(groups, live.vpc_id).items()}
+        unsettled = plan_listeners.unsettled(wanted, listeners, by_id)
+        unknown = [x.arn for x in listeners if x.ours is None and x.arn in unsettled]
+        if not unknown:
+            return live
+        tags = elbv2.tags(self._cloud, unknown)
+        marked = tuple(
+            dataclasses.replace(x, ours=names.owner_of(dict(tags.get(x.arn, ()))) == wanted.owner)
+            if x.arn in unknown
+            else x
+            for x in listeners
+        )
+        return dataclasses.replace(live, listeners=marked)
+
+    def _with_targets(self, group: TargetGroupRecord, wanted: Wanted) -> TargetGroupRecord:
+        marked = names.AFFINITY in dict(group.tags)
+        known = group
+        if not self._inventory.is_detailed(group.arn):
+            group = dataclasses.replace(group, targets=elbv2.targets(self._cloud, group.arn), sticky=None)
+        if group.sticky is None and (marked or wanted.sticky):
+            group = dataclasses.replace(group, sticky=elbv2.sticky(self._cloud, group.arn))
+        if group is not known:
+            self._inventory.learn(group)
+        return group
+
+    def _network(
+        self, desired: LoadBalancer, wanted: Wanted, live: LoadBalancerRecord | None
+    ) -> Network | None:
+        """Where it matters: for a new load balancer, and for a wish for an address of a subnet."""
+        if live is not None:
+            wish = desired.requested_ip
+            if addresses.is_honoured(wish, live):
+                return None
+            if not addresses.needs_subnets(wish, internal=wanted.internal):
+                return None
+        return self._networks.find(wanted, read_wishes(desired).subnets)
+
+    def _address(
+        self, desired: LoadBalancer, wanted: Wanted, live: LoadBalancerRecord | None
+    ) -> Address | None:
+        wish = desired.requested_ip
+        if not addresses.needs_lookup(wish, internal=wanted.internal):
+            self._address_book.withdraw(desired.owner)
+            return None
+        if live is None:
+            return self._address_book.for_new(desired, wish.strip())
+        if addresses.is_honoured(wish, live):
+            self._address_book.withdraw(desired.owner)
+            return None
+        return self._address_book.for_live(desired, wish.strip())
+
+
+def _names(
+    wanted: Wanted,
+    live: LoadBalancerRecord | None,
+    groups: Iterable[TargetGroupRecord],
+    vpc_id: str,
+) -> set[str]:
+    """The names of what has yet to be made."""
+    there = {group.name for group in groups}
+    wanted_names = {
+        names.target_group_name(wanted.owner, port.protocol, port.node_port, vpc_id) for port in wanted.ports
+    }
+    if live is None:
+        wanted_names.add(names.load_balancer_name(wanted.owner, internal=wanted.internal))
+    return wanted_names - there

@@ -1,0 +1,154 @@
+"""Target groups and the nodes in them: the part of the plan behind the listeners. Pure.
+
+A target group is known by its protocol and nodePort, which cannot be changed on it. Health checks,
+stickiness, tags and targets are changed in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from lbprov.api import Action, Change, Notice, Owner, Severity, Step
+from lbprov_aws import names, writes
+from lbprov_aws.desired import Port, Wanted
+from lbprov_aws.resources import HealthCheck, Observed, TargetGroupRecord, as_tags
+from lbprov_aws.tags import tag_steps
+
+TARGETS_PER_CALL = 200
+
+
+@dataclass(frozen=True, slots=True)
+class TargetPlan:
+    """`known`: group id -> ARN of the target groups that exist. `before`: what must stand before listeners
+    change, `after`: what goes when they have."""
+
+    before: tuple[Step, ...]
+    after: tuple[Step, ...]
+    known: dict[str, str]
+    notices: tuple[Notice, ...]
+
+
+def plan(wanted: Wanted, observed: Observed, vpc_id: str) -> TargetPlan:
+    before: list[Step] = []
+    joining: list[Step] = []
+    leaving: list[Step] = []
+    known: dict[str, str] = {}
+    by_id = groups_by_id(observed.target_groups, vpc_id)
+    for port, health_check in _groups(wanted):
+        record = by_id.get(port.group_id)
+        if record is None:
+            before += _create(wanted, port, health_check, vpc_id)
+            joining += _register(wanted, port.group_id, wanted.targets - observed.rejected)
+            continue
+        known[port.group_id] = record.arn
+        before += _update(wanted, port, health_check, record)
+        joined, left = _difference(wanted, observed, record)
+        joining += _register(wanted, port.group_id, joined)
+        leaving += _deregister(wanted, port.group_id, left)
+    stale = [g for g in observed.target_groups if g.arn not in known.values()]
+    deletions = [delete(wanted.owner, group, "no port needs it") for group in stale]
+    return TargetPlan((*before, *joining), (*leaving, *deletions), known, _rejected(wanted, observed))
+
+
+def delete(owner: Owner, group: TargetGroupRecord, why: str) -> Step:
+    body = writes.DeleteTargetGroup(owner, group.arn)
+    return Step(Action.DELETE, "target group", group.arn, why, group.name, body=body, disruptive=True)
+
+
+def _groups(wanted: Wanted) -> Iterator[tuple[Port, HealthCheck]]:
+    """Each target group once, whatever the number of listeners in front of it."""
+    seen: set[str] = set()
+    for port, health_check in zip(wanted.ports, wanted.health_checks, strict=True):
+        if port.group_id not in seen:
+            seen.add(port.group_id)
+            yield port, health_check
+
+
+def groups_by_id(groups: Iterable[TargetGroupRecord], vpc_id: str) -> dict[str, TargetGroupRecord]:
+    found: dict[str, TargetGroupRecord] = {}
+    for group in groups:
+        if group.vpc_id == vpc_id:
+            found.setdefault(f"tg:{group.port}-{group.protocol.lower()}", group)
+    return found
+
+
+def _create(wanted: Wanted, port: Port, health_check: HealthCheck, vpc_id: str) -> Iterator[Step]:
+    name = names.target_group_name(wanted.owner, port.protocol, port.node_port, vpc_id)
+    body = writes.CreateTargetGroup(
+        owner=wanted.owner,
+        name=name,
+        vpc_id=vpc_id,
+        protocol=port.protocol,
+        port=port.node_port,
+        health_check=health_check,
+        tags=as_tags(wanted.tags(port.group_id)),
+    )
+    reason = f"nodePort {port.node_port}/{port.protocol}, health by {health_check}"
+    yield Step(Action.CREATE, "target group", port.group_id, reason, name, body=body)
+    if wanted.sticky:
+        yield _stickiness(wanted, port.group_id, name)
+
+
+def _update(
+    wanted: Wanted, port: Port, health_check: HealthCheck, record: TargetGroupRecord
+) -> Iterator[Step]:
+    if record.health_check != health_check:
+        body = writes.SetHealthCheck(wanted.owner, record.arn, health_check)
+        change = Change("check", str(record.health_check), str(health_check))
+        reason = "it differs from what the Service asks for"
+        yield Step(Action.UPDATE, "health check", port.group_id, reason, record.name, (change,), body)
+    tags = tag_steps(wanted.owner, record, wanted.tags(port.group_id))
+    sticky = [] if wanted.sticky is bool(record.sticky) else [_stickiness(wanted, port.group_id, record.name)]
+    # The tag says that the attribute is worth reading: it is there before the one and until after the other.
+    yield from (*tags, *sticky) if wanted.sticky else (*sticky, *tags)
+
+
+def _stickiness(wanted: Wanted, group_id: str, name: str) -> Step:
+    body = writes.SetStickiness(wanted.owner, group_id, wanted.sticky)
+    reason = f"sessionAffinity is {'ClientIP' if wanted.sticky else 'None'}"
+    return Step(Action.UPDATE, "target group attributes", group_id, reason, name, body=body)
+
+
+def _difference(
+    wanted: Wanted, observed: Observed, record: TargetGroupRecord
+) -> tuple[frozenset[str], frozenset[str]]:
+    there = record.targets or frozenset()
+    return wanted.targets - there - observed.rejected, there - wanted.targets
+
+
+def _register(wanted: Wanted, group_id: str, instances: frozenset[str]) -> Iterator[Step]:
+    for number, chunk in enumerate(_chunks(instances)):
+        body = writes.RegisterTargets(wanted.owner, group_id, chunk)
+        step_id = _chunk_id(group_id, number, "join")
+        yield Step(Action.CREATE, "targets", step_id, _listed(chunk), group_id, body=body)
+
+
+def _deregister(wanted: Wanted, group_id: str, instances: frozenset[str]) -> Iterator[Step]:
+    for number, chunk in enumerate(_chunks(instances)):
+        body = writes.DeregisterTargets(wanted.owner, group_id, chunk)
+        step_id = _chunk_id(group_id, number, "leave")
+        yield Step(Action.DELETE, "targets", step_id, _listed(chunk), group_id, body=body, disruptive=True)
+
+
+def _chunks(instances: frozenset[str]) -> Iterator[tuple[str, ...]]:
+    ids = sorted(instances)
+    for start in range(0, len(ids), TARGETS_PER_CALL):
+        yield tuple(ids[start : start + TARGETS_PER_CALL])
+
+
+def _chunk_id(group_id: str, number: int, verb: str) -> str:
+    return f"{group_id}:{verb}" + (f"-{number + 1}" if number else "")
+
+
+def _listed(instances: Iterable[str]) -> str:
+    ids = list(instances)
+    return ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
+
+
+def _rejected(wanted: Wanted, observed: Observed) -> tuple[Notice, ...]:
+    rejected = sorted(wanted.targets & observed.rejected)
+    if not rejected:
+        return ()
+    message = f"AWS refuses these instances as targets (gone, stopped or of another VPC): {_listed(rejected)}"
+    return (Notice(Severity.WARNING, "TargetsRejected", message, "RejectedTargets"),)

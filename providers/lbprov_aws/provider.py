@@ -1,0 +1,95 @@
+"""The AWS provider: observe, plan, apply, status. What the core calls; the decisions are elsewhere."""
+
+from __future__ import annotations
+
+from lbprov.api import (
+    Bindings,
+    CallCount,
+    Ingress,
+    IPMode,
+    LoadBalancer,
+    Owner,
+    Plan,
+    ProviderContext,
+    ProviderError,
+    ProviderStatus,
+    Step,
+)
+from lbprov_aws import addresses, names, plan
+from lbprov_aws.address_book import AddressBook
+from lbprov_aws.apply import apply
+from lbprov_aws.cloud import Cloud
+from lbprov_aws.config import Config
+from lbprov_aws.hands import Hands
+from lbprov_aws.inventory import Inventory
+from lbprov_aws.networks import Networks
+from lbprov_aws.observe import Observer
+from lbprov_aws.rejected import RejectedTargets
+from lbprov_aws.resources import Observed
+
+
+class AwsProvider:
+    """Safe for threads: for different owners at once, never for one."""
+
+    def __init__(self, context: ProviderContext) -> None:
+        _check_cluster(context.cluster)
+        config = Config.of(context.options)
+        self._cloud = Cloud(config.region, read_only=context.read_only)
+        self._inventory = Inventory(self._cloud, context.cluster, context.now_s, config.resync_s)
+        address_book = AddressBook(self._cloud, self._inventory, context.now_s)
+        rejected = RejectedTargets(context.now_s)
+        networks = Networks(
+            self._cloud,
+            context.cluster,
+            context.now_s,
+            vpc_id=config.vpc_id,
+            subnet_ids=config.subnet_ids,
+        )
+        self._hands = Hands(self._cloud, self._inventory, address_book, rejected)
+        self._observer = Observer(
+            self._cloud, self._inventory, networks, address_book, rejected, context.now_s
+        )
+
+    def observe(self, owner: Owner, desired: LoadBalancer | None, *, fresh: bool = False) -> Observed:
+        return self._observer.observe(owner, desired, fresh=fresh)
+
+    def plan(self, desired: LoadBalancer | None, observed: Observed) -> Plan:
+        return plan.plan(desired, observed)
+
+    def apply(self, step: Step, bindings: Bindings) -> None:
+        apply(self._hands, step, bindings)
+
+    def status(self, desired: LoadBalancer, observed: Observed) -> ProviderStatus:
+        """An address that was asked for and given is published as such, everything else by name: a name
+        outlives a change of the addresses behind it."""
+        live = observed.load_balancer
+        if live is None:
+            return ProviderStatus((), ready=False, message="there is no load balancer yet")
+        if addresses.is_honoured(desired.requested_ip, live):
+            ingress = Ingress(ip=live.ips[0], ip_mode=IPMode.PROXY)
+        else:
+            ingress = Ingress(hostname=live.dns_name.lower())
+        if live.state == "active":
+            return ProviderStatus((ingress,), ready=True)
+        message = f"AWS has the load balancer in state {live.state or 'unknown'}: it takes minutes to start"
+        if live.state == "failed":
+            message = "AWS could not set the load balancer up: delete the Service and create it again"
+        return ProviderStatus((ingress,), ready=False, message=message)
+
+    def owners(self) -> frozenset[Owner]:
+        self._inventory.refresh(force=True)
+        return self._inventory.owners()
+
+    def calls(self) -> CallCount:
+        return self._cloud.calls()
+
+
+def _check_cluster(cluster: str) -> None:
+    """The cluster's name is part of every mark, so it has to be a tag's text."""
+    key = names.cluster_tag(cluster)
+    if not cluster or len(key) > 128 or not names.is_tag_text(cluster):
+        raise ProviderError(
+            f'cluster name "{cluster}": AWS tags take 1 to {128 - len(names.cluster_tag(""))} letters, '
+            "digits, spaces and . _ - : / = + @",
+            retryable=False,
+        )

@@ -1,0 +1,247 @@
+"""AWS resources as frozen values: what was seen (`…Record`), and what is wanted.
+
+Records hold what a decision needs and nothing else. Tags are tuples of pairs, sorted, so that records can be
+compared and hashed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from lbprov.api import Owner
+from lbprov_aws import names
+
+Tags = tuple[tuple[str, str], ...]
+
+
+def as_tags(pairs: Mapping[str, str]) -> Tags:
+    return tuple(sorted(pairs.items()))
+
+
+class Protocol(StrEnum):
+    """Of a listener and of a target group; both always have the same."""
+
+    TCP = "TCP"
+    UDP = "UDP"
+    TCP_UDP = "TCP_UDP"
+
+
+@dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """`port`: a number or "traffic-port". `path` only for HTTP. Interval 5-300 s, timeout 2-120 s,
+    thresholds 2-10 (API_CreateTargetGroup)."""
+
+    protocol: str
+    port: str
+    path: str = ""
+    interval_s: int = 10
+    timeout_s: int = 6
+    healthy: int = 3
+    unhealthy: int = 3
+
+    def __str__(self) -> str:
+        where = f"{self.protocol} {self.port}{self.path}"
+        return f"{where} every {self.interval_s} s, {self.healthy}/{self.unhealthy}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class IngressRule:
+    """An inbound rule of a security group. `protocol` as EC2 spells it: tcp, udp. `cidr` of either family."""
+
+    protocol: str
+    port: int
+    cidr: str
+
+    def __str__(self) -> str:
+        return f"{self.protocol} {self.port} from {self.cidr}"
+
+
+@dataclass(frozen=True, slots=True)
+class SubnetMapping:
+    """Where in one zone a load balancer stands, and the address it has there if not one of AWS's choice."""
+
+    subnet_id: str
+    zone: str
+    allocation_id: str = ""
+    private_ip: str = ""
+    ipv6: str = ""
+
+    def __str__(self) -> str:
+        address = self.allocation_id or self.private_ip or self.ipv6
+        return f"{self.zone} at {address}" if address else self.zone
+
+
+@dataclass(frozen=True, slots=True)
+class ZoneRecord:
+    """A zone of a load balancer; `ip` the fixed address there: of an Elastic IP, private, or IPv6."""
+
+    zone: str
+    subnet_id: str
+    allocation_id: str = ""
+    ips: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerRecord:
+    """`ours` None: nobody needed to know (its tags were not read)."""
+
+    arn: str
+    port: int
+    protocol: str
+    target_group_arn: str = ""
+    ours: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadBalancerRecord:
+    """`listeners` None: not read. `cross_zone` None: not read (matters where there is one zone only)."""
+
+    arn: str
+    name: str
+    dns_name: str
+    internal: bool
+    state: str
+    ip_address_type: str
+    vpc_id: str
+    zones: tuple[ZoneRecord, ...]
+    security_groups: tuple[str, ...]
+    tags: Tags = ()
+    listeners: tuple[ListenerRecord, ...] | None = None
+    cross_zone: bool | None = None
+
+    @property
+    def key(self) -> str:
+        return self.arn
+
+    @property
+    def ips(self) -> tuple[str, ...]:
+        return tuple(ip for zone in self.zones for ip in zone.ips)
+
+
+@dataclass(frozen=True, slots=True)
+class TargetGroupRecord:
+    """`targets` None: not read; instance ids, without those that are draining. `sticky` None: not read."""
+
+    arn: str
+    name: str
+    protocol: str
+    port: int
+    vpc_id: str
+    health_check: HealthCheck
+    tags: Tags = ()
+    targets: frozenset[str] | None = None
+    sticky: bool | None = None
+
+    @property
+    def key(self) -> str:
+        return self.arn
+
+
+@dataclass(frozen=True, slots=True)
+class SecurityGroupRecord:
+    """`rules`: those with our description. The others are not ours: `foreign_rules` are of the same shape,
+    `other_rules` counts what has no such shape (another group, a prefix list)."""
+
+    group_id: str
+    name: str
+    vpc_id: str
+    rules: frozenset[IngressRule] = frozenset()
+    foreign_rules: frozenset[IngressRule] = frozenset()
+    other_rules: int = 0
+    tags: Tags = ()
+
+    @property
+    def key(self) -> str:
+        return self.group_id
+
+
+Record = LoadBalancerRecord | TargetGroupRecord | SecurityGroupRecord
+
+
+def owner_of(record: Record) -> Owner | None:
+    return names.owner_of(dict(record.tags))
+
+
+@dataclass(frozen=True, slots=True)
+class Subnet:
+    """`public`: its route table leads to an internet gateway."""
+
+    subnet_id: str
+    zone: str
+    vpc_id: str
+    cidr: str
+    ipv6_cidrs: tuple[str, ...] = ()
+    public: bool = False
+    free_ips: int = 0
+    tags: Tags = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """Where a new load balancer can stand: at most one subnet per zone, sorted by zone."""
+
+    vpc_id: str
+    subnets: tuple[Subnet, ...]
+
+
+class AddressUse(StrEnum):
+    """What the look-up of a requested address found."""
+
+    FREE = "free"
+    ABSENT = "absent"
+    IN_USE = "in use"
+    UNFIT = "unfit"
+    """It exists, but not for a load balancer of this region (Local Zone, EC2-Classic)."""
+    UNKNOWN = "unknown"
+    """We may not look."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A requested public address as it was found. `holder`: who has it, as a person reads it; `message`:
+    why it is unfit or unknown."""
+
+    ip: str
+    use: AddressUse
+    allocation_id: str = ""
+    holder: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One owner's part of the world, and the facts that its desired state needs.
+
+    - `network` and `address` are None where nothing depends on them.
+    - `taken`: names that we would use and that are somebody else's, with whose.
+    - `rejected`: instances that AWS refused as targets a short time ago.
+    """
+
+    owner: Owner
+    region: str
+    load_balancers: tuple[LoadBalancerRecord, ...] = ()
+    target_groups: tuple[TargetGroupRecord, ...] = ()
+    security_groups: tuple[SecurityGroupRecord, ...] = ()
+    network: Network | None = None
+    address: Address | None = None
+    taken: tuple[tuple[str, str], ...] = ()
+    rejected: frozenset[str] = frozenset()
+
+    @property
+    def load_balancer(self) -> LoadBalancerRecord | None:
+        """The one that serves: of several (a leftover of a crash), the one that was there first by name."""
+        return self.load_balancers[0] if self.load_balancers else None
+
+    @property
+    def security_group(self) -> SecurityGroupRecord | None:
+        return self.security_groups[0] if self.security_groups else None
+
+
+def replace_tags(record: Record, set_: Mapping[str, str], remove: Iterable[str]) -> Record:
+    tags = {**dict(record.tags), **set_}
+    for key in remove:
+        tags.pop(key, None)
+    return dataclasses.replace(record, tags=as_tags(tags))
