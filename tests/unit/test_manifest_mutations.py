@@ -131,7 +131,7 @@ def _spoil(documents: list[Any], number: int, path: tuple[Any, ...], value: Any,
             target[f"{path[-1]}s"] = target.pop(path[-1], value)
         else:
             target[path[-1]] = value
-    elif isinstance(target, list) and target:
+    elif isinstance(target, list) and target and isinstance(path[-1], int):
         target[path[-1] % len(target)] = value
 
 

@@ -16,7 +16,7 @@ from typing import Any, TypedDict
 
 from lbprov.cluster.manifests.allocate import Ranges, allocate
 from lbprov.cluster.manifests.candidate import Candidate
-from lbprov.cluster.manifests.folder import Folder, FolderContent
+from lbprov.cluster.manifests.folder import Folder, FolderContent, printable
 from lbprov.cluster.manifests.schema import Finding, Findings, path_text
 from lbprov.cluster.manifests.shapes import KINDS
 from lbprov.cluster.manifests.update import next_spec
@@ -25,6 +25,9 @@ from lbprov.logic.brakes import mass_deletion
 from lbprov.model import ObjectKey
 
 UID_NAMESPACE = uuid.UUID("6ff54ba1-2f4a-5d3c-9d3e-0f3d5c0c8f6e")
+
+MAX_MESSAGE = 500
+"""Letters of what is told of one field: a value given may be a megabyte."""
 
 Values = Mapping[str, Any]
 
@@ -132,7 +135,7 @@ def _tell(
 ) -> None:
     for finding in findings:
         where = folder.where(candidate.file, candidate.line_of(finding))
-        message = finding.message
+        message = printable(finding.message[:MAX_MESSAGE])
         if kept and finding.fatal:
             message += " (it stays in force as last accepted)"
         admission.problems.append(

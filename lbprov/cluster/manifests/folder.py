@@ -174,5 +174,5 @@ def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def printable(text: str) -> str:
-    """A path for a message: file names may hold anything but '/'."""
+    """A text for a message, with nothing in it that a terminal would obey."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
