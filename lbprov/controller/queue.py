@@ -8,7 +8,7 @@ lets threads wait for a turn. Rules:
   (namespaces) take turns, so that ten thousand Services of one do not delay the first of another.
 - `Failed` waits by the key's own back-off, `Later` exactly as long as it says, `Settled` until its re-check.
 - A wait is cut short by news that can change its outcome: a change of the Service ends any wait and forgets
-  the failures, a change of the targets ends any but that of a failure, a re-check ends none.
+  the failures, a change of what it depends on any but that of a failure, a re-check ends none.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Lane(IntEnum):
     """Why a key has a turn, most urgent first."""
 
     CHANGED = 0
-    TARGETS = 1
+    AFFECTED = 1
     RECHECK = 2
 
 
@@ -131,8 +131,8 @@ class Turns(typing.Generic[K]):
                 self._ready[entry.lane].discard(key)
                 entry.lane = lane
                 self._ready[lane].add(key)
-        elif lane is Lane.CHANGED or (lane is Lane.TARGETS and not entry.failed):
-            self._make_ready(key, entry, lane, now_s)
+        elif lane is Lane.CHANGED or (lane is Lane.AFFECTED and not entry.failed):
+            self._make_ready(key, entry, min(lane, entry.lane), now_s)
         if lane is Lane.CHANGED:
             entry.failures = 0
 

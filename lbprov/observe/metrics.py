@@ -93,8 +93,8 @@ QUEUE_DEPTH = Declared(
     (
         (
             "lane",
-            "`changed`: new or changed Services; `targets`: the nodes changed; `recheck`: nothing known has "
-            "changed. Served in this order",
+            "`changed`: new or changed Services; `affected`: the nodes changed, or somebody overwrote a "
+            "status; `recheck`: nothing known has changed. Served in this order",
         ),
     ),
 )

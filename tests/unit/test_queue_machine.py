@@ -52,8 +52,8 @@ class QueueMachine(RuleBasedStateMachine):
             fact.news = lane if fact.news is None else min(fact.news, lane)
         elif fact.due_s <= self.now_s and not self.asleep(key):
             fact.lane = min(fact.lane, lane)
-        elif lane is Lane.CHANGED or (lane is Lane.TARGETS and not fact.failed):
-            fact.lane, fact.due_s = lane, self.now_s
+        elif lane is Lane.CHANGED or (lane is Lane.AFFECTED and not fact.failed):
+            fact.lane, fact.due_s = min(fact.lane, lane), self.now_s
         if lane is Lane.CHANGED:
             self.facts[key].failures = 0
 

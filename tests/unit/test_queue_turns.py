@@ -73,12 +73,12 @@ def test_failing_for_ever_never_overflows() -> None:
     ("verdict", "news", "cut_short"),
     [
         pytest.param(Failed(), Lane.CHANGED, True, id="a-change-ends-a-failures-wait"),
-        pytest.param(Failed(), Lane.TARGETS, False, id="new-targets-do-not"),
+        pytest.param(Failed(), Lane.AFFECTED, False, id="new-targets-do-not"),
         pytest.param(Failed(), Lane.RECHECK, False, id="a-re-check-does-not"),
         pytest.param(Later(30), Lane.CHANGED, True, id="a-change-ends-a-later"),
-        pytest.param(Later(30), Lane.TARGETS, True, id="new-targets-end-a-later"),
+        pytest.param(Later(30), Lane.AFFECTED, True, id="new-targets-end-a-later"),
         pytest.param(Later(30), Lane.RECHECK, False, id="a-re-check-does-not-end-a-later"),
-        pytest.param(Settled(600), Lane.TARGETS, True, id="new-targets-come-before-the-re-check"),
+        pytest.param(Settled(600), Lane.AFFECTED, True, id="new-targets-come-before-the-re-check"),
         pytest.param(Settled(600), Lane.RECHECK, False, id="re-checks-keep-their-time"),
     ],
 )
@@ -105,8 +105,8 @@ def test_a_change_forgets_the_failures_of_what_was_before() -> None:
     [
         pytest.param(Lane.CHANGED, Settled(600), True, id="change-then-success"),
         pytest.param(Lane.CHANGED, Failed(), True, id="change-then-failure-of-the-old"),
-        pytest.param(Lane.TARGETS, Settled(600), True, id="targets-then-success"),
-        pytest.param(Lane.TARGETS, Failed(), False, id="targets-then-failure-backs-off"),
+        pytest.param(Lane.AFFECTED, Settled(600), True, id="targets-then-success"),
+        pytest.param(Lane.AFFECTED, Failed(), False, id="targets-then-failure-backs-off"),
         pytest.param(Lane.RECHECK, Later(9), True, id="re-check-then-later"),
     ],
 )
@@ -123,10 +123,10 @@ def test_what_comes_during_a_turn_has_its_turn_after(news: Lane, verdict: Verdic
 def test_added_twice_is_there_once_in_the_more_urgent_lane() -> None:
     turns = _turns()
     turns.add("a", Lane.RECHECK, 0.0)
-    turns.add("b", Lane.TARGETS, 0.0)
+    turns.add("b", Lane.AFFECTED, 0.0)
     turns.add("a", Lane.CHANGED, 0.0)
     turns.add("a", Lane.RECHECK, 0.0)
-    assert turns.depth() == {Lane.CHANGED: 1, Lane.TARGETS: 1, Lane.RECHECK: 0}
+    assert turns.depth() == {Lane.CHANGED: 1, Lane.AFFECTED: 1, Lane.RECHECK: 0}
     assert [turns.take(0.0), turns.take(0.0), turns.take(0.0)] == ["a", "b", None]
 
 
@@ -154,7 +154,7 @@ def test_namespaces_take_turns() -> None:
 def test_waits_cut_short_do_not_pile_up() -> None:
     turns = _turns()
     for second in range(10_000):
-        turns.add("a", Lane.TARGETS, float(second))
+        turns.add("a", Lane.AFFECTED, float(second))
         _one_turn(turns, "a", Settled(1e6), float(second))
     assert len(turns._waits) < 200
 
