@@ -134,7 +134,8 @@ class ProviderContext:
 @dataclass(frozen=True, slots=True)
 class ProviderSpec:
     """How a plugin introduces itself. `extra`: what to install (`lbprov[aws]`) if `build` raises
-    ModuleNotFoundError. `needs_node_ports`: a Service without NodePorts cannot be served."""
+    ModuleNotFoundError. `needs_node_ports`: a Service without NodePorts cannot be served. `annotations`:
+    those beginning `lbprov.io/` that this provider reads beside the core's; others are told as unknown."""
 
     name: str
     load_balancer_class: str
@@ -144,6 +145,7 @@ class ProviderSpec:
     extra: str = ""
     options: tuple[ProviderOption, ...] = ()
     needs_node_ports: bool = True
+    annotations: tuple[str, ...] = ()
 
 
 __all__ = [

@@ -23,6 +23,7 @@ class Reason(StrEnum):
     WAITING = "WaitingForLoadBalancer"
     MASS_DELETION = "MassDeletionRefused"
     OTHER_PROVIDER = "ServedByOtherProvider"
+    UNKNOWN_ANNOTATION = "UnknownAnnotation"
 
     IP_ASSIGNED = "LoadBalancerIPAssigned"
     IP_NOT_FOUND = "LoadBalancerIPNotFound"
@@ -39,9 +40,10 @@ DELETING = Event(Severity.NORMAL, Reason.DELETING, "Deleting load balancer")
 DELETED = Event(Severity.NORMAL, Reason.DELETED, "Deleted load balancer")
 
 
-def sync_failed(why: str, reason: str = Reason.SYNC_FAILED) -> Event:
-    return Event(Severity.WARNING, reason, f"Error syncing load balancer: {why}")
-
-
-def delete_failed(why: str) -> Event:
-    return Event(Severity.WARNING, Reason.DELETE_FAILED, f"Error deleting load balancer: {why}")
+def failed(why: str, reason: str = Reason.SYNC_FAILED, *, deleting: bool = False) -> Event:
+    """A reason of its own speaks for itself; the general ones in the cloud-provider's words."""
+    if reason != Reason.SYNC_FAILED:
+        return Event(Severity.WARNING, reason, why)
+    if deleting:
+        return Event(Severity.WARNING, Reason.DELETE_FAILED, f"Error deleting load balancer: {why}")
+    return Event(Severity.WARNING, Reason.SYNC_FAILED, f"Error syncing load balancer: {why}")

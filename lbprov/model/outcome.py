@@ -31,7 +31,8 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`retry_after_s` None: nothing to come back for until something changes."""
+    """`retry_after_s` None: nothing to come back for until something changes. `message`: why it is pending or
+    failed; an Event says so only when that is new."""
 
     key: ObjectKey
     result: Result
@@ -39,3 +40,4 @@ class Outcome:
     events: tuple[Event, ...] = ()
     plan: Plan | None = None
     retry_after_s: float | None = None
+    message: str = ""

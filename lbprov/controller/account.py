@@ -1,0 +1,72 @@
+"""What one reconcile writes about its Service to the cluster: claim, finalizer, status, Events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from lbprov.cluster.seam import Cluster
+from lbprov.logic import conditions
+from lbprov.logic.events import Reason
+from lbprov.logic.selection import CLAIM, FINALIZER, Claimant, claim, claimed
+from lbprov.model import Condition, Event, Ingress, Service
+
+
+@dataclass(slots=True)
+class Account:
+    """`service` is the Service as it was read and then as it was written here. Events are collected and
+    emitted together with the next status. `dry_run`: everything is kept here and nothing is written."""
+
+    cluster: Cluster
+    claimant: Claimant
+    service: Service
+    dry_run: bool = False
+    events: list[Event] = field(default_factory=list)
+    _emitted: int = 0
+
+    def claim(self) -> None:
+        """Durable when it returns: the first write to the world comes after it. Claim before finalizer, so
+        that a finalizer is never nobody's."""
+        service = self.service
+        if claimed(service) != self.claimant.provider:
+            first = conditions.ready(Reason.ENSURING, "the load balancer is being made")
+            told = () if service.condition(conditions.READY) else (first,)
+            self._write(service.ingress, conditions.with_(service, claim(self.claimant), *told))
+        if FINALIZER not in service.finalizers and not self.dry_run:
+            self.cluster.add_finalizer(service.key, FINALIZER)
+            self.service = replace(self.service, finalizers=(*service.finalizers, FINALIZER))
+
+    def release(self) -> None:
+        """Once a fresh look at the world has shown nothing of ours. The claim goes last: until then, whatever
+        happens, it is known whose the finalizer is."""
+        service = self.service
+        self._emit()
+        goes_now = bool(service.deleted_at) and set(service.finalizers) <= {FINALIZER}
+        if not goes_now:
+            self._write((), tuple(c for c in conditions.ours(service) if c.type == CLAIM))
+        if FINALIZER in service.finalizers and not self.dry_run:
+            self.cluster.remove_finalizer(service.key, FINALIZER)
+        if not goes_now:
+            self._write((), ())
+
+    def record(self, ingress: Sequence[Ingress], ours: Sequence[Condition]) -> None:
+        """Status (only if it differs) and what has happened."""
+        self._write(tuple(ingress), conditions.in_order(ours))
+        self._emit()
+
+    def record_ready(self, state: Condition) -> None:
+        """The one condition; everything else stays as it was."""
+        self.record(self.service.ingress, conditions.with_(self.service, state))
+
+    def _write(self, ingress: tuple[Ingress, ...], ours: tuple[Condition, ...]) -> None:
+        if (ingress, ours) == (self.service.ingress, conditions.ours(self.service)):
+            return
+        if not self.dry_run:
+            self.cluster.record_status(self.service.key, ingress, ours)
+        theirs = tuple(c for c in self.service.conditions if not c.type.startswith(conditions.PREFIX))
+        self.service = replace(self.service, ingress=ingress, conditions=(*theirs, *ours))
+
+    def _emit(self) -> None:
+        new, self._emitted = self.events[self._emitted :], len(self.events)
+        if new and not self.dry_run:
+            self.cluster.emit(self.service.key, new)

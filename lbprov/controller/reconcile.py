@@ -1,0 +1,301 @@
+"""The reconcile of one Service: what it should have against what it has, and the difference carried out.
+
+    leave       it is not ours
+    ensure      desired, observe, plan, claim and finalizer, steps, observe, status and Events
+    clean up    observe, plan towards nothing, steps, a fresh look that finds nothing, finalizer off
+
+Every path ends in an `Outcome`, whatever goes wrong: one Service never stops another. It may be broken off
+anywhere; the next reconcile goes on from what it finds.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from lbprov.api import (
+    Bindings,
+    LbprovError,
+    LoadBalancer,
+    Owner,
+    Plan,
+    Provider,
+    ProviderError,
+    ProviderSpec,
+    Reason,
+    RetryLater,
+    Step,
+    Target,
+    UserError,
+)
+from lbprov.cluster.seam import Cluster
+from lbprov.controller.account import Account
+from lbprov.logic import conditions, events
+from lbprov.logic.desired import desired_for, notices_for
+from lbprov.logic.selection import FINALIZER, Claimant, Decision, claim, claimed, decide, owner_of
+from lbprov.model import Outcome, Result, Service, ServiceType
+
+READY_POLL_S = 5.0
+"""How often to look whether a load balancer that is made serves traffic yet."""
+
+LEFT_POLL_S = 1.0
+"""How soon to go on where one plan was not enough."""
+
+GONE_POLL_S = 2.0
+"""How often to look whether what was deleted is gone yet."""
+
+RETRY_S = 5.0
+"""The first pause after the world refused; whoever calls makes it grow."""
+
+HOPELESS_S = 300.0
+"""The pause where the same request will be refused again."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """What one reconcile has come to so far. `plan` has a former owner's steps first, if there were any."""
+
+    account: Account
+    deleting: bool
+    steps: list[Step] = field(default_factory=list)
+    plan: Plan | None = None
+
+
+class Reconciler:
+    """Carries Services through, one per call; any number of calls at once, for different Services.
+
+    `dry_run`: plans, and writes neither to the world nor to the cluster."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        provider: Provider[Any],
+        spec: ProviderSpec,
+        *,
+        own_classless: bool = False,
+        dry_run: bool = False,
+    ) -> None:
+        self.claimant = Claimant(spec.name, spec.load_balancer_class, own_classless)
+        self._cluster = cluster
+        self._provider = provider
+        self._spec = spec
+        self._dry_run = dry_run
+
+    def decide(self, service: Service, *, owns: bool = False) -> Decision:
+        return decide(service, self.claimant, owns=owns)
+
+    def reconcile(
+        self,
+        service: Service,
+        targets: tuple[Target, ...],
+        *,
+        former: Sequence[Owner] = (),
+        owns: bool = False,
+        refusal: UserError | None = None,
+    ) -> Outcome | None:
+        """None: the Service is not ours.
+
+        - `targets`: by `lbprov.logic.nodes.targets_of`, the same for all Services.
+        - `former`: owners of the same name and another uid that still have something; they go first.
+        - `owns`: the world is known to hold something with this Service's mark.
+        - `refusal`: why nothing must be done for it now (a brake).
+        """
+        decision = self.decide(service, owns=owns)
+        account = Account(self._cluster, self.claimant, service, self._dry_run)
+        attempt = _Attempt(account, deleting=decision is Decision.CLEAN_UP)
+        try:
+            if decision is Decision.LEAVE:
+                _forget(account)
+                return None
+            if decision is Decision.CONFLICT:
+                return self._conflict(attempt)
+            if refusal is not None:
+                return self._failed(attempt, str(refusal), None, reason=refusal.reason)
+            return self._carry_through(attempt, targets, former)
+        except LbprovError as err:
+            _log.exception("the cluster cannot be written", extra={"service": str(service.key)})
+            return self._outcome(attempt, Result.FAILED, str(err), RETRY_S)
+        except Exception as err:
+            _log.exception("bug", extra={"service": str(service.key)})
+            return self._outcome(attempt, Result.FAILED, _is_bug(err), RETRY_S)
+
+    def _carry_through(
+        self, attempt: _Attempt, targets: tuple[Target, ...], former: Sequence[Owner]
+    ) -> Outcome:
+        try:
+            for owner in former:
+                self._remove(attempt, owner, "a former Service of this name")
+            return self._clean_up(attempt) if attempt.deleting else self._ensure(attempt, targets)
+        except RetryLater as later:
+            return self._pending(attempt, str(later), later.after_s)
+        except UserError as err:
+            return self._failed(attempt, str(err), None, reason=err.reason)
+        except ProviderError as err:
+            return self._failed(attempt, str(err), RETRY_S if err.retryable else HOPELESS_S)
+        except Exception as err:
+            _log.exception("bug", extra={"service": str(attempt.account.service.key)})
+            return self._failed(attempt, _is_bug(err), RETRY_S)
+
+    # -- the two ways
+
+    def _ensure(self, attempt: _Attempt, targets: tuple[Target, ...]) -> Outcome:
+        account, service = attempt.account, attempt.account.service
+        owner = owner_of(self._cluster.name, service)
+        desired = desired_for(service, targets, owner, needs_node_ports=self._spec.needs_node_ports)
+        observed = self._provider.observe(owner, desired, fresh=_is_awaited(service))
+        plan = after = self._planned(attempt, owner, desired, observed)
+        account.claim()
+        if plan.steps:
+            account.events.append(events.ENSURING)
+            if not self._dry_run:
+                self._apply(plan)
+                observed = self._provider.observe(owner, desired)
+                after = self._provider.plan(desired, observed)
+        told = [
+            *notices_for(service, targets, self._spec.annotations),
+            *(n for n in plan.notices if not n.topic),
+            *(n for n in after.notices if n.topic),
+        ]
+        account.events += conditions.new_events(service, told, has_steps=bool(plan.steps))
+        if self._dry_run:
+            return self._outcome(attempt, result_of(service, changed=bool(attempt.steps)))
+        status = self._provider.status(desired, observed)
+        ready, message = status.ready and not after.steps, status.message
+        if after.steps:
+            message = f"{len(after.steps)} changes are still to be made"
+        elif ready:
+            message = message or "the load balancer is in place"
+        changed = bool(attempt.steps) or status.ingress != service.ingress
+        if ready and (changed or not conditions.is_ready(service)):
+            account.events.append(events.ENSURED)
+        state = conditions.ready(Reason.ENSURED if ready else Reason.WAITING, message, is_ready=ready)
+        account.record(status.ingress, (claim(self.claimant), state, *conditions.of_notices(told)))
+        if ready:
+            return self._outcome(attempt, result_of(service, changed=changed))
+        return self._outcome(attempt, Result.PENDING, message, LEFT_POLL_S if after.steps else READY_POLL_S)
+
+    def _clean_up(self, attempt: _Attempt) -> Outcome:
+        account = attempt.account
+        self._remove(attempt, owner_of(self._cluster.name, account.service), "the Service")
+        account.events.append(events.DELETED)
+        account.release()
+        return self._outcome(attempt, Result.DELETED)
+
+    def _remove(self, attempt: _Attempt, owner: Owner, whose: str) -> None:
+        """Everything of `owner`, until a fresh look shows nothing. Raises `RetryLater` while there is."""
+        account = attempt.account
+        plan = self._planned(attempt, owner, None, self._provider.observe(owner, None))
+        if plan.steps and not _is_being_deleted(account.service) and events.DELETING not in account.events:
+            account.events.append(events.DELETING)
+        if self._dry_run:
+            return
+        self._apply(plan)
+        left = self._provider.plan(None, self._provider.observe(owner, None, fresh=True))
+        if left.steps:
+            kinds = ", ".join(dict.fromkeys(step.kind for step in left.steps))
+            raise RetryLater(f"{whose} still has resources that are going away: {kinds}", GONE_POLL_S)
+
+    def _planned(self, attempt: _Attempt, owner: Owner, desired: LoadBalancer | None, observed: Any) -> Plan:
+        plan = self._provider.plan(desired, observed)
+        if plan.owner != owner:
+            raise ValueError(f"the plan for {owner} is one for {plan.owner}: not carried out")
+        attempt.steps += plan.steps
+        mine = owner_of(self._cluster.name, attempt.account.service)
+        attempt.plan = replace(plan, owner=mine, steps=tuple(attempt.steps))
+        return plan
+
+    def _apply(self, plan: Plan) -> None:
+        bindings: Bindings = dict(plan.bindings)
+        for step in plan.steps:
+            self._provider.apply(step, bindings)
+            what = f"{step.action} {step.kind} {step.name or step.id}"
+            _log.debug(
+                "applied", extra={"service": str(plan.owner.service), "step": what, "why": step.reason}
+            )
+
+    # -- the ends
+
+    def _pending(self, attempt: _Attempt, message: str, after_s: float) -> Outcome:
+        """Status stays; so does Ready where it is True: what serves traffic goes on doing so."""
+        if attempt.deleting:
+            attempt.account.record_ready(conditions.ready(Reason.DELETING, message))
+        elif not conditions.is_ready(attempt.account.service):
+            attempt.account.record_ready(conditions.ready(Reason.WAITING, message))
+        return self._outcome(attempt, Result.PENDING, message, after_s)
+
+    def _failed(
+        self, attempt: _Attempt, message: str, retry_after_s: float | None, reason: str = Reason.SYNC_FAILED
+    ) -> Outcome:
+        """Status stays. Told once, until it is another failure."""
+        account = attempt.account
+        event = events.failed(message, reason, deleting=attempt.deleting)
+        state = conditions.ready(event.reason, message)
+        if account.service.condition(conditions.READY) != state:
+            account.events.append(event)
+        account.record_ready(state)
+        return self._outcome(attempt, Result.FAILED, message, retry_after_s)
+
+    def _conflict(self, attempt: _Attempt) -> Outcome:
+        """Nothing is recorded: status and conditions are the other provider's until it lets go."""
+        service = attempt.account.service
+        message = (
+            f"provider {claimed(service)} has a load balancer for this Service: let it clean that up, make "
+            "the Service anew, or leave it to that provider by spec.loadBalancerClass"
+        )
+        event = events.failed(message, Reason.OTHER_PROVIDER)
+        attempt.account.events.append(event)
+        if not self._dry_run:
+            self._cluster.emit(service.key, [event])
+        return self._outcome(attempt, Result.FAILED, message, RETRY_S)
+
+    def _outcome(
+        self, attempt: _Attempt, result: Result, message: str = "", retry_after_s: float | None = None
+    ) -> Outcome:
+        service = attempt.account.service
+        if result is not Result.UNCHANGED:
+            level = logging.WARNING if result is Result.FAILED else logging.INFO
+            fields = {"service": str(service.key), "steps": len(attempt.steps), "why": message}
+            _log.log(level, result.value, extra={k: v for k, v in fields.items() if v})
+        return Outcome(
+            key=service.key,
+            result=result,
+            ingress=() if result is Result.DELETED else service.ingress,
+            events=tuple(attempt.account.events),
+            plan=attempt.plan,
+            retry_after_s=retry_after_s,
+            message=message,
+        )
+
+
+def result_of(before: Service, *, changed: bool) -> Result:
+    """Of a Service that has what it should: `changed` says whether something had to be done for it."""
+    if not changed:
+        return Result.UNCHANGED
+    return Result.UPDATED if before.ingress else Result.CREATED
+
+
+def _forget(account: Account) -> None:
+    """A Service refused before it was ever claimed, and then made one that wants no load balancer."""
+    service = account.service
+    if service.type is ServiceType.LOAD_BALANCER or claimed(service) or FINALIZER in service.finalizers:
+        return
+    account.record(service.ingress, ())
+
+
+def _is_awaited(service: Service) -> bool:
+    """Only the world knows whether what we wait for has come about."""
+    ready = service.condition(conditions.READY)
+    return ready is not None and ready.reason == Reason.WAITING
+
+
+def _is_being_deleted(service: Service) -> bool:
+    ready = service.condition(conditions.READY)
+    return ready is not None and ready.reason == Reason.DELETING
+
+
+def _is_bug(err: Exception) -> str:
+    return f"a bug in lbprov, its log says more ({type(err).__name__}: {err})"

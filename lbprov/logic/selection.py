@@ -1,0 +1,72 @@
+"""Which Services are ours to serve, ours to clean up, and which are left alone.
+
+A Service is claimed before anything is made for it: the condition `lbprov.io/Provider` says by whom, then
+comes the finalizer. Both outlast a change of type or class, after which nothing else tells whose load
+balancer it was; the finalizer alone does not, as every service controller uses the same one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from lbprov.model import Condition, Owner, Service, ServiceType
+
+FINALIZER = "service.kubernetes.io/load-balancer-cleanup"
+"""k8s.io/cloud-provider/service/helpers: a Service with it is not gone before its load balancer is."""
+
+CLAIM = "lbprov.io/Provider"
+
+
+@dataclass(frozen=True, slots=True)
+class Claimant:
+    """Who asks. `own_classless`: also Services without `spec.loadBalancerClass` are ours (the API server has
+    no word of who serves those, so only one controller of a cluster may say so)."""
+
+    provider: str
+    load_balancer_class: str
+    own_classless: bool = False
+
+
+class Decision(StrEnum):
+    """`CONFLICT`: it asks for us, but another provider still has a load balancer for it."""
+
+    ENSURE = "ensure"
+    CLEAN_UP = "clean up"
+    CONFLICT = "conflict"
+    LEAVE = "leave"
+
+
+def decide(service: Service, claimant: Claimant, *, owns: bool = False) -> Decision:
+    """`owns`: the world is known to hold resources with this very Service's mark."""
+    claimed_by = claimed(service)
+    if is_ours(service, claimant) and not service.deleted_at:
+        return Decision.ENSURE if claimed_by in ("", claimant.provider) else Decision.CONFLICT
+    if owns or claimed_by == claimant.provider:
+        return Decision.CLEAN_UP
+    if FINALIZER in service.finalizers and not claimed_by and is_ours(service, claimant):
+        return Decision.CLEAN_UP
+    return Decision.LEAVE
+
+
+def is_ours(service: Service, claimant: Claimant) -> bool:
+    """Whether it asks for a load balancer, and us for it."""
+    if service.type is not ServiceType.LOAD_BALANCER:
+        return False
+    if service.load_balancer_class is None:
+        return claimant.own_classless
+    return service.load_balancer_class == claimant.load_balancer_class
+
+
+def claimed(service: Service) -> str:
+    """The provider that has claimed the Service, or empty."""
+    condition = service.condition(CLAIM)
+    return condition.reason if condition else ""
+
+
+def claim(claimant: Claimant) -> Condition:
+    return Condition(CLAIM, "True", claimant.provider, f"served by provider {claimant.provider}")
+
+
+def owner_of(cluster: str, service: Service) -> Owner:
+    return Owner(cluster, service.key, service.uid)

@@ -1,0 +1,69 @@
+"""Which Services are served, cleaned up, refused or left alone."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from lbprov.logic.selection import FINALIZER, Claimant, Decision, claim, decide
+from lbprov.model import ObjectKey, Service, ServiceType
+
+AWS = Claimant("aws", "lbprov.io/aws")
+AWS_BY_DEFAULT = replace(AWS, own_classless=True)
+METAL = Claimant("metal", "lbprov.io/metal")
+BY_AWS = {"conditions": (claim(AWS),)}
+HELD = {"finalizers": (FINALIZER,)}
+DELETING = {"deleted_at": "2026-01-01T00:00:00Z"}
+OURS = {"load_balancer_class": "lbprov.io/aws"}
+FOREIGN = {"load_balancer_class": "example.com/lb"}
+CLUSTER_IP = {"type": ServiceType.CLUSTER_IP}
+
+
+@pytest.mark.parametrize(
+    ("fields", "claimant", "owns", "decision"),
+    [
+        pytest.param(OURS, AWS, False, "ensure", id="our-class"),
+        pytest.param({}, AWS, False, "leave", id="no-class"),
+        pytest.param({}, AWS_BY_DEFAULT, False, "ensure", id="no-class-and-those-are-ours"),
+        pytest.param(FOREIGN, AWS_BY_DEFAULT, False, "leave", id="foreign-class"),
+        pytest.param(
+            {"load_balancer_class": ""}, AWS_BY_DEFAULT, False, "leave", id="empty-class-is-a-class"
+        ),
+        pytest.param(CLUSTER_IP, AWS_BY_DEFAULT, False, "leave", id="cluster-ip"),
+        pytest.param({"type": ServiceType.NODE_PORT}, AWS_BY_DEFAULT, False, "leave", id="node-port"),
+        pytest.param(OURS | HELD | BY_AWS, AWS, False, "ensure", id="claimed-before"),
+        pytest.param(OURS | HELD, AWS, False, "ensure", id="finalizer-but-no-claim"),
+        pytest.param(OURS | HELD | BY_AWS | DELETING, AWS, False, "clean up", id="deleting"),
+        pytest.param(OURS | HELD | DELETING, AWS, False, "clean up", id="deleting-our-class-unclaimed"),
+        pytest.param(HELD | DELETING, AWS_BY_DEFAULT, False, "clean up", id="deleting-classless-unclaimed"),
+        pytest.param(HELD | DELETING, AWS, False, "leave", id="deleting-classless-of-the-cloud-provider"),
+        pytest.param(FOREIGN | HELD | DELETING, AWS, False, "leave", id="deleting-foreign"),
+        pytest.param(OURS | DELETING, AWS, False, "leave", id="deleting-never-touched"),
+        pytest.param(CLUSTER_IP | HELD | BY_AWS, AWS, False, "clean up", id="type-changed"),
+        pytest.param(
+            CLUSTER_IP | BY_AWS, AWS, False, "clean up", id="type-changed-crash-before-the-claim-went"
+        ),
+        pytest.param(CLUSTER_IP | HELD | BY_AWS, METAL, False, "leave", id="type-changed-another's"),
+        pytest.param(CLUSTER_IP | HELD, AWS, False, "leave", id="type-changed-unclaimed"),
+        pytest.param(CLUSTER_IP | HELD, AWS, True, "clean up", id="type-changed-claim-wiped-but-it-owns"),
+        pytest.param(FOREIGN, AWS, True, "clean up", id="foreign-class-but-it-owns"),
+        pytest.param(HELD | BY_AWS, AWS, False, "clean up", id="classless-no-longer-ours"),
+        pytest.param(
+            {"load_balancer_class": "lbprov.io/metal"} | HELD | BY_AWS,
+            METAL,
+            False,
+            "conflict",
+            id="conflict",
+        ),
+        pytest.param(
+            {"load_balancer_class": "lbprov.io/metal"} | HELD | BY_AWS,
+            AWS,
+            False,
+            "clean up",
+            id="class-left",
+        ),
+    ],
+)
+def test_decide(fields: dict[str, Any], claimant: Claimant, owns: bool, decision: str) -> None:
+    base = Service(ObjectKey("default", "web"), "uid-1", type=ServiceType.LOAD_BALANCER)
+    assert decide(replace(base, **fields), claimant, owns=owns) is Decision(decision)
