@@ -69,6 +69,11 @@ class FamilyProgram:
         """What the kernel has of ours, as far as we know."""
         return self._have
 
+    @property
+    def dead_chains(self) -> int:
+        """Chains in the kernel that nothing leads to any more; `sweep` removes them."""
+        return len(self._have.keys() - self.ruleset.chains.keys())
+
     # ── what is called ──
 
     def apply(self, changes: Mapping[PortKey, ServiceState | None]) -> Written:

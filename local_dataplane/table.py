@@ -183,21 +183,29 @@ class ForwardingTable:
     def __init__(self) -> None:
         self.states: dict[PortKey, ServiceState] = {}
         self._claims: dict[Frontend, set[Claim]] = {}
+        self._contested: set[Frontend] = set()
+        self._by_protocol: dict[L4Protocol, set[Frontend]] = {protocol: set() for protocol in L4Protocol}
 
     def replace(self, key: PortKey, state: ServiceState | None) -> set[Frontend]:
         """Put a state in the place of the old one (None: take it away); the frontends that this touches."""
         before = self._claims_of(self.states.pop(key, None))
         after = self._claims_of(state)
         for frontend, claim in before - after:
-            claims = self._claims[frontend]
-            claims.discard(claim)
-            if not claims:
-                del self._claims[frontend]
+            self._claims[frontend].discard(claim)
         for frontend, claim in after - before:
             self._claims.setdefault(frontend, set()).add(claim)
         if state is not None:
             self.states[key] = state
+        for frontend, _ in before ^ after:
+            self._index(frontend)
         return {frontend for frontend, _ in before | after}
+
+    def _index(self, frontend: Frontend) -> None:
+        claims = self._claims[frontend]
+        is_contested = len({claim.key for claim in claims}) > 1
+        (self._contested.add if is_contested else self._contested.discard)(frontend)
+        own = self._by_protocol[frontend.protocol]
+        (own.add if claims else own.discard)(frontend)
 
     @staticmethod
     def _claims_of(state: ServiceState | None) -> set[tuple[Frontend, Claim]]:
@@ -209,13 +217,13 @@ class ForwardingTable:
     def holder(self, frontend: Frontend) -> Claim | None:
         return min(self._claims.get(frontend, ()), default=None)
 
-    def frontends(self) -> Iterable[Frontend]:
-        return self._claims.keys()
+    def frontends(self, protocol: L4Protocol) -> frozenset[Frontend]:
+        return frozenset(self._by_protocol[protocol])
 
     def conflicts(self) -> list[tuple[Frontend, Claim, Claim]]:
         """Frontends that two Service ports claim: (frontend, who has it, who does not)."""
-        contested = [(f, sorted(c)) for f, c in self._claims.items() if len({x.key for x in c}) > 1]
-        return [(f, c[0], lost) for f, c in sorted(contested) for lost in c[1:] if lost.key != c[0].key]
+        ordered = [(f, sorted(self._claims[f])) for f in sorted(self._contested)]
+        return [(f, c[0], lost) for f, c in ordered for lost in c[1:] if lost.key != c[0].key]
 
 
 class TableBuilder:
@@ -225,6 +233,7 @@ class TableBuilder:
         self._node: NodeFacts | None = None
         self._inputs: dict[ObjectKey, tuple[Service, tuple[EndpointSlice, ...]]] = {}
         self._states: dict[ObjectKey, tuple[ServiceState, ...]] = {}
+        self._forwarded = 0
 
     def update(
         self, services: Iterable[Service], slices: Iterable[EndpointSlice], node: NodeFacts
@@ -255,6 +264,7 @@ class TableBuilder:
         before = {state.key: state for state in self._states.get(service.key, ())}
         states = service_states(service, slices, node)
         self._states[service.key] = states
+        self._forwarded += bool(states) - bool(before)
         changed: dict[PortKey, ServiceState | None] = {
             s.key: s for s in states if before.pop(s.key, None) != s
         }
@@ -262,9 +272,11 @@ class TableBuilder:
 
     def remove_service(self, key: ObjectKey) -> Mapping[PortKey, ServiceState | None]:
         self._inputs.pop(key, None)
-        return {state.key: None for state in self._states.pop(key, ())}
+        states = self._states.pop(key, ())
+        self._forwarded -= bool(states)
+        return {state.key: None for state in states}
 
     @property
     def service_count(self) -> int:
         """Services that the table forwards for."""
-        return sum(1 for states in self._states.values() if states)
+        return self._forwarded

@@ -74,6 +74,12 @@ class IptablesCommand:
             return ""  # asking would load the modules and make the tables
         return "".join(self._run([self._programs.save, "-t", table]) for table in tables)
 
+    def save_all(self) -> str:
+        """Every table, mangle with kubelet's hints included."""
+        if self.backend is Backend.LEGACY and not legacy_tables(self.family):
+            return ""
+        return self._run([self._programs.save])
+
     def restore(self, text: str) -> None:
         self._run([self._programs.restore, "--noflush", "-w", str(LOCK_WAIT_S)], text)
 

@@ -178,7 +178,8 @@ def test_two_services_want_one_frontend(one: ServiceState, other: ServiceState, 
     assert successor.key == other.key
     table.replace(other.key, None)
     assert table.holder(VIP) is None
-    assert not list(table.frontends())
+    assert not table.frontends(L4Protocol.TCP)
+    assert table.conflicts() == []
 
 
 def test_one_service_may_name_an_address_twice() -> None:

@@ -1,0 +1,81 @@
+"""Puts a node agent together from real parts; takes its traces away; tells what is there."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterable, Mapping
+
+from lbprov.model import IPFamily, UserError
+from local_dataplane.agent import Agent, Source
+from local_dataplane.config import NodeConfig, NodeFacts
+from local_dataplane.flow_keeper import FlowKeeper
+from local_dataplane.iptables.fixed import Table
+from local_dataplane.iptables.read_back import Forwarded, forwarded
+from local_dataplane.iptables.restore import cleanup as cleanup_plan
+from local_dataplane.iptables.restore import parse_save
+from local_dataplane.iptables.ruleset import Ruleset
+from local_dataplane.kernel.backends import AUTO, every_iptables, open_iptables
+from local_dataplane.kernel.conntrack import KernelConntrack
+from local_dataplane.kernel.iptables_command import IptablesCommand
+from local_dataplane.kernel.seam import Backend, Iptables, Refused
+from local_dataplane.kernel.sysctl import BE_LIBERAL, KernelSysctls
+from local_dataplane.kernel.watch import RuleWatch
+from local_dataplane.program import FamilyProgram
+
+log = logging.getLogger("local_dataplane")
+
+
+def open_agent(source: Source, node_name: str, config: NodeConfig, backend: str = AUTO) -> Agent:
+    """Reads what the kernel has; writes nothing yet. Raises UserError, with the remedy, where it cannot
+    work on this machine."""
+    sysctls = KernelSysctls()
+    config = dataclasses.replace(config, drop_invalid=sysctls.read(BE_LIBERAL) in (None, "0"))
+    iptables = open_iptables(backend)
+    flows, watch = FlowKeeper(KernelConntrack(), config), RuleWatch()
+    programs: dict[IPFamily, FamilyProgram] = {}
+    for family, backends in iptables.items():
+        first = next(iter(backends.values()))
+        programs[family] = FamilyProgram(first, Ruleset(family, config, NodeFacts(node_name)), watch)
+        flows.remember(programs[family])
+    others = [it for backends in iptables.values() for it in list(backends.values())[1:]]
+    return Agent(source, node_name, programs, flows, sysctls, take_over=lambda: _take_over(others))
+
+
+def _take_over(others: Iterable[IptablesCommand]) -> None:
+    for iptables in others:
+        if remove_rules(iptables):
+            log.info("removed the rules of an earlier run", extra={"backend": str(iptables.backend)})
+
+
+def remove_rules(iptables: Iptables) -> int:
+    """Take away every rule and chain of ours; how many chains there were."""
+    saved = parse_save(iptables.save(*Table))
+    for restore in cleanup_plan(saved, chunked=iptables.backend is Backend.NFT):
+        iptables.restore(restore.text())
+    return len(saved.chains)
+
+
+def cleanup() -> dict[str, int]:
+    """Both families, both backends: `IPv4 nft` -> chains removed. Doing it twice is harmless."""
+    found = every_iptables()
+    removed = {}
+    for iptables in found:
+        try:
+            removed[f"{iptables.family} {iptables.backend}"] = remove_rules(iptables)
+        except Refused as refused:
+            raise UserError(
+                f"cannot remove the {iptables.family} rules ({iptables.backend}): {refused}; a rule of "
+                "somebody else may lead to one of our chains"
+            ) from refused
+    return removed
+
+
+def status() -> Mapping[tuple[IPFamily, Backend], list[Forwarded]]:
+    """What is forwarded, by the rules in the kernel; only where there are any of ours."""
+    found = {}
+    for iptables in every_iptables():
+        saved = parse_save(iptables.save(*Table))
+        if not saved.is_empty:
+            found[iptables.family, iptables.backend] = forwarded(saved.chains)
+    return found
