@@ -167,7 +167,10 @@ class Holder:
         inner_pid = keeper.stdout.readline().strip()
         if not inner_pid:
             raise RuntimeError(f"lab set-up failed: {keeper.stderr.read().strip()}\n{inside}")
-        return Keeper(keeper, int(inner_pid), keeper.program_pid())
+        pid = keeper.program_pid()
+        if not pid:
+            raise RuntimeError("this kernel does not tell a process's children (CONFIG_PROC_CHILDREN)")
+        return Keeper(keeper, int(inner_pid), pid)
 
     def close(self) -> None:
         """Ends every process inside and waits until the kernel has done so. May be called twice."""
