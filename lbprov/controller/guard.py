@@ -78,6 +78,8 @@ class GuardedCluster:
         self._may_write = may_write
         self._metrics = metrics
         self._witness = witness
+        self._unreached: set[ObjectKey] = set()
+        self._last_event: dict[ObjectKey, Event] = {}
 
     @property
     def name(self) -> str:
@@ -86,32 +88,48 @@ class GuardedCluster:
     def snapshot(self) -> Snapshot:
         return self._cluster.snapshot()
 
+    def was_unreachable(self, key: ObjectKey) -> bool:
+        """Whether a write for this Service could not be delivered since this was last asked."""
+        unreached = key in self._unreached
+        self._unreached.discard(key)
+        return unreached
+
     def add_finalizer(self, key: ObjectKey, finalizer: str) -> None:
-        with self._writing("finalizer"):
+        with self._writing("finalizer", key):
             self._cluster.add_finalizer(key, finalizer)
 
     def remove_finalizer(self, key: ObjectKey, finalizer: str) -> None:
-        with self._writing("finalizer"):
+        with self._writing("finalizer", key):
             self._witness.release(key)
+            self._last_event.pop(key, None)
             self._cluster.remove_finalizer(key, finalizer)
 
     def record_status(
         self, key: ObjectKey, ingress: Sequence[Ingress], conditions: Sequence[Condition]
     ) -> None:
-        with self._writing("status"):
+        with self._writing("status", key):
             self._witness.write(key, ingress, conditions)
             self._cluster.record_status(key, ingress, conditions)
 
     def emit(self, key: ObjectKey, events: Sequence[Event]) -> None:
-        if events:
+        """But for one that says once more what the last one said: nothing has happened since."""
+        news = [
+            e for e, before in zip(events, (self._last_event.get(key), *events), strict=False) if e != before
+        ]
+        if news:
             _check(self._may_write)
-            self._cluster.emit(key, events)
+            self._last_event[key] = news[-1]
+            self._cluster.emit(key, news)
 
     @contextlib.contextmanager
-    def _writing(self, stage: str) -> Iterator[None]:
+    def _writing(self, stage: str, key: ObjectKey) -> Iterator[None]:
         with _stage(self._metrics, stage, "cluster"):
             _check(self._may_write)
-            yield
+            try:
+                yield
+            except RetryLater:
+                self._unreached.add(key)
+                raise
 
 
 def _check(may_write: MayWrite) -> None:
@@ -125,11 +143,8 @@ def _stage(metrics: Metrics, stage: str, refuser: str) -> Iterator[None]:
     with metrics.time(stage):
         try:
             yield
-        except RetryLater:
-            raise
-        except UserError:
-            metrics.count_error(stage, "user")
-            raise
+        except (RetryLater, UserError):
+            raise  # the one is no error; the other is counted where it is told
         except ProviderError:
             metrics.count_error(stage, refuser)
             raise

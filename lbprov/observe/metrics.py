@@ -119,6 +119,11 @@ LOAD_BALANCERS = Declared(
         ),
     ),
 )
+ORPHANS = Declared(
+    "lbprov_orphaned_owners",
+    "gauge",
+    "Services that are gone while the cloud still holds something with their mark: reported, not touched.",
+)
 LEADER = Declared("lbprov_leader", "gauge", "1 while this replica may write.")
 BUILD_INFO = Declared(
     "lbprov_build_info",
@@ -153,6 +158,7 @@ DECLARED = (
     QUEUE_RETRIES,
     QUEUE_LONGEST,
     LOAD_BALANCERS,
+    ORPHANS,
     LEADER,
     BUILD_INFO,
     REFLECTOR_LISTS,
