@@ -189,7 +189,7 @@ class Reconciler:
         """Everything of `owner`, until a fresh look shows nothing. Raises `RetryLater` while there is."""
         account = attempt.account
         plan = self._planned(attempt, owner, None, self._provider.observe(owner, None))
-        if plan.steps and not _is_being_deleted(account.service) and events.DELETING not in account.events:
+        if plan.steps and not is_being_deleted(account.service) and events.DELETING not in account.events:
             account.events.append(events.DELETING)
         if self._dry_run:
             return
@@ -292,7 +292,8 @@ def _is_awaited(service: Service) -> bool:
     return ready is not None and ready.reason == Reason.WAITING
 
 
-def _is_being_deleted(service: Service) -> bool:
+def is_being_deleted(service: Service) -> bool:
+    """Whether a former reconcile has begun to take its load balancer away, and has not ended yet."""
     ready = service.condition(conditions.READY)
     return ready is not None and ready.reason == Reason.DELETING
 
