@@ -13,6 +13,10 @@ from lbprov import __version__
 
 VERBS: dict[str, tuple[str, str]] = {
     # verb -> (module holding a click command named `command`, one-line help)
+    "controller": (
+        "lbprov.cli.controller",
+        "Follow a cluster's Services and keep their load balancers true.",
+    ),
     "demo": ("lbprov.cli.demo", "Carry the walkthrough out on this machine: no cluster, no cloud, no root."),
     "diff": (
         "lbprov.cli.diff",

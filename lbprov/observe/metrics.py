@@ -137,6 +137,15 @@ REFLECTOR_LISTS = Declared(
 REFLECTOR_WATCHES = Declared(
     "lbprov_reflector_watches_total", "counter", "Watches begun at the API server.", (_KIND,)
 )
+REFLECTOR_EVENTS = Declared(
+    "lbprov_reflector_events_total", "counter", "Changes that watches told of.", (_KIND,)
+)
+REFLECTOR_UNREADABLE = Declared(
+    "lbprov_reflector_unreadable_objects",
+    "gauge",
+    "Objects that exist and cannot be read: they are left as they were last known, the log says why.",
+    (_KIND,),
+)
 REFLECTOR_ERRORS = Declared(
     "lbprov_reflector_errors_total", "counter", "Lists and watches that ended in an error.", (_KIND,)
 )
@@ -146,6 +155,9 @@ REFLECTOR_AGE = Declared(
     "gauge",
     "Seconds since the API server last said anything (a bookmark counts).",
     (_KIND,),
+)
+EVENTS_DROPPED = Declared(
+    "lbprov_events_dropped_total", "counter", "Events that could not be told to the API server."
 )
 
 DECLARED = (
@@ -163,9 +175,12 @@ DECLARED = (
     BUILD_INFO,
     REFLECTOR_LISTS,
     REFLECTOR_WATCHES,
+    REFLECTOR_EVENTS,
     REFLECTOR_ERRORS,
     REFLECTOR_OBJECTS,
+    REFLECTOR_UNREADABLE,
     REFLECTOR_AGE,
+    EVENTS_DROPPED,
 )
 
 

@@ -1,0 +1,153 @@
+"""`lbprov controller`: follows a cluster's Services and keeps their load balancers true."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import click
+
+from lbprov.cli import options
+from lbprov.model import LbprovError, UserError
+
+
+def _address(_context: click.Context, _parameter: click.Parameter, text: str) -> tuple[str, int]:
+    from lbprov.observe.health import parse_address
+
+    try:
+        return parse_address(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+@click.command()
+@options.option(
+    "--provider",
+    metavar="NAME",
+    required=True,
+    help="Where load balancers are made; `lbprov providers` lists what is installed.",
+)
+@options.option(
+    "--cluster-name",
+    metavar="NAME",
+    required=True,
+    help="The name that everything made is marked with: unique among the clusters that share a cloud "
+    "account, and never changed afterwards.",
+)
+@options.option(
+    "--kubeconfig",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="How to reach the cluster; by default the pod's own account or, outside of a pod, the usual rules.",
+)
+@options.option("--context", metavar="NAME", help="The kubeconfig's context; by default its current one.")
+@options.option(
+    "--own-classless",
+    is_flag=True,
+    help="Serve Services without spec.loadBalancerClass too. Only one controller of a cluster may.",
+)
+@options.option(
+    "--leader-elect/--no-leader-elect",
+    default=True,
+    show_default=True,
+    help="Of several replicas, let one work at a time.",
+)
+@options.option(
+    "--lease-namespace",
+    metavar="NAMESPACE",
+    default="",
+    help="Where the Lease is; by default in the namespace of the pod or of the kubeconfig's context.",
+)
+@options.option(
+    "--lease-name",
+    metavar="NAME",
+    default="lbprov-controller",
+    show_default=True,
+    help="Replicas with the same one elect one of them.",
+)
+@options.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=4,
+    show_default=True,
+    help="How many Services are carried out at once.",
+)
+@options.option(
+    "--drift-period",
+    type=click.FloatRange(0),
+    metavar="SECONDS",
+    default=600,
+    show_default=True,
+    help="How often every Service is looked at although nothing is known to have changed; 0: never.",
+)
+@options.option(
+    "--grace-period",
+    type=click.FloatRange(0),
+    metavar="SECONDS",
+    default=20,
+    show_default=True,
+    help="How long what is under way may take after SIGTERM.",
+)
+@options.option(
+    "--health-address",
+    metavar="[HOST]:PORT",
+    default=":8080",
+    show_default=True,
+    callback=_address,
+    help="Where /healthz, /readyz and /metrics are.",
+)
+@options.option(
+    "--provider-option",
+    "provider_options",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="A setting of the provider's own; may be repeated.",
+)
+@options.logs
+def command(
+    provider: str,
+    cluster_name: str,
+    kubeconfig: Path | None,
+    context: str | None,
+    own_classless: bool,
+    leader_elect: bool,
+    lease_namespace: str,
+    lease_name: str,
+    workers: int,
+    drift_period: float,
+    grace_period: float,
+    health_address: tuple[str, int],
+    provider_options: tuple[str, ...],
+) -> None:
+    """Follow a cluster's Services and keep their load balancers true.
+
+    Ends at SIGTERM or Ctrl-C, once what is under way has ended: exit 0. Ends with exit 1, to be started
+    anew, when another replica has taken over or there is no going on."""
+    from lbprov.controller.start import Config, Election, open_app
+    from lbprov.controller.term import Settings
+
+    config = Config(
+        provider,
+        cluster_name,
+        kubeconfig,
+        context,
+        provider_options,
+        Election(lease_namespace, lease_name) if leader_elect else None,
+        Settings(workers, own_classless, drift_period, grace_period),
+    )
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        app = open_app(config)
+        server = app.health(health_address)
+    except UserError as error:
+        raise click.UsageError(str(error)) from error
+    except (LbprovError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    server.start()
+    code = app.run(stop)
+    server.stop()
+    sys.exit(code)

@@ -1,0 +1,80 @@
+"""From what was asked for on the command line to a controller that can run."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lbprov import plugins
+from lbprov.api import ProviderContext
+from lbprov.cluster.apiserver import ApiCluster
+from lbprov.controller.app import App
+from lbprov.controller.term import Settings
+from lbprov.observe import metrics as m
+
+
+@dataclass(frozen=True, slots=True)
+class Election:
+    """`namespace` empty: the one that we live in. Replicas with the same lease elect one of them."""
+
+    namespace: str = ""
+    lease: str = "lbprov-controller"
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """`election` None: this process always leads."""
+
+    provider: str
+    cluster_name: str
+    kubeconfig: Path | None = None
+    context: str | None = None
+    provider_options: tuple[str, ...] = ()
+    election: Election | None = field(default_factory=Election)
+    settings: Settings = field(default_factory=Settings)
+
+
+def open_app(config: Config) -> App:
+    """Asks nobody anything yet. Raises `UserError` for what cannot be as it is asked for."""
+    spec = plugins.load(config.provider)
+    options = plugins.parse_options(spec, config.provider_options)
+    context = ProviderContext(config.cluster_name, options, time.monotonic)
+    cluster = ApiCluster.connect(config.kubeconfig, config.context, config.cluster_name)
+    elector = None
+    if config.election is not None:
+        # A host name alone is not unique: two of us may run on one host, and a pod's name may come again.
+        identity = f"{socket.gethostname()}_{os.getpid()}_{uuid.uuid4().hex[:8]}"
+        elector = cluster.elector(config.election.namespace, config.election.lease, identity)
+    metrics = m.Metrics(spec.name)
+    _offer_reflectors(cluster, metrics)
+    return App(cluster, spec, lambda: plugins.build(spec, context), config.settings, metrics, elector)
+
+
+def _offer_reflectors(cluster: ApiCluster, metrics: m.Metrics) -> None:
+    def each(read: Callable[[int], float | None]) -> Callable[[], Iterator[m.Sample]]:
+        def samples() -> Iterator[m.Sample]:
+            for index, kind in enumerate(("Service", "Node")):
+                value = read(index)
+                if value is not None:
+                    yield (kind,), value
+
+        return samples
+
+    def age_s(index: int) -> float | None:
+        heard_s = cluster.reflectors[index].last_heard_s
+        return None if heard_s is None else time.monotonic() - heard_s
+
+    reflectors = cluster.reflectors
+    metrics.read_at_scrape(m.REFLECTOR_LISTS, each(lambda i: reflectors[i].counts.lists))
+    metrics.read_at_scrape(m.REFLECTOR_WATCHES, each(lambda i: reflectors[i].counts.watches))
+    metrics.read_at_scrape(m.REFLECTOR_EVENTS, each(lambda i: reflectors[i].counts.events))
+    metrics.read_at_scrape(m.REFLECTOR_ERRORS, each(lambda i: reflectors[i].counts.failures))
+    metrics.read_at_scrape(m.REFLECTOR_UNREADABLE, each(lambda i: len(reflectors[i].problems())))
+    metrics.read_at_scrape(m.REFLECTOR_OBJECTS, each(lambda i: len(reflectors[i].store)))
+    metrics.read_at_scrape(m.REFLECTOR_AGE, each(age_s))
+    metrics.read_at_scrape(m.EVENTS_DROPPED, lambda: [((), cluster.events_dropped)])
