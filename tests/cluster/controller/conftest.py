@@ -4,6 +4,7 @@
 |---|---|
 | `world` | the in-memory provider's cloud, kept here, used by the controller's process through a socket |
 | `run` | starts a controller: `run("--workers", "2", provider="aws")`; all are ended with the test |
+| `site` | a namespace, beside a controller and a world that the tests of a file share (its `SITE_FLAGS`) |
 | `aws` | an AWS with nothing in it but three nodes; `run(provider="aws")` then talks to it |
 """
 
@@ -23,16 +24,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from lbprov.lab.aws.server import MotoServer
 from lbprov.lab.aws.world import AwsWorld
-from lbprov.lab.controlplane import eventually
+from lbprov.lab.controlplane import Api, ApiCall, ControlPlane, Object, eventually
 from lbprov.lab.controlplane.plane import free_ports
 from lbprov.testing.memory_remote import serve
-from lbprov.testing.memory_world import MemoryWorld
+from lbprov.testing.memory_world import MemoryWorld, Resource
 
 PLUGIN = Path(__file__).parent / "plugin"
+INSTALL = Path(__file__).parents[3] / "deploy/install.yaml"
+RIGHTS = ("Namespace", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
+ACCOUNT = ("lbprov-system", "lbprov-controller")
+USER = "system:serviceaccount:lbprov-system:lbprov-controller"
+WRITES = ("create", "update", "patch", "delete", "deletecollection")
 
 
 @dataclass
@@ -46,6 +53,10 @@ class ControllerProcess:
     process: subprocess.Popen[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        """Once more, after an end."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "lbprov", "controller", *self.arguments],
@@ -79,23 +90,20 @@ class ControllerProcess:
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of all samples of that name with those labels; 0 when nobody answers."""
-        families = text_string_to_metric_families(self.get("/metrics")[1])
-        return sum(
-            sample.value
-            for family in families
-            for sample in family.samples
-            if sample.name == name and labels.items() <= sample.labels.items()
-        )
+        return sum(value for found, value in self.samples(name) if labels.items() <= found.items())
 
-    def settled(self) -> bool:
-        """Nobody has a turn or waits for one."""
-        if self.metric("lbprov_leader") != 1:
-            return False
-        return (
-            self.metric("lbprov_workqueue_depth")
-            == 0
-            == self.metric("lbprov_workqueue_longest_running_seconds")
-        )
+    def samples(self, name: str) -> list[tuple[dict[str, str], float]]:
+        families = text_string_to_metric_families(self.get("/metrics")[1])
+        return [(s.labels, s.value) for f in families for s in f.samples if s.name == name]
+
+    def settle(self, timeout_s: float = 30.0) -> ControllerProcess:
+        """Until it leads, and no key has a turn or waits for one now."""
+        eventually(self._settled, timeout_s)
+        return self
+
+    def _settled(self) -> bool:
+        busy = self.metric("lbprov_workqueue_longest_running_seconds") + self.metric("lbprov_workqueue_depth")
+        return self.leads() and not busy
 
     def pause(self) -> None:
         self.process.send_signal(signal.SIGSTOP)
@@ -103,7 +111,7 @@ class ControllerProcess:
     def resume(self) -> None:
         self.process.send_signal(signal.SIGCONT)
 
-    def stop(self, timeout_s: float = 20.0) -> int:
+    def stop(self, timeout_s: float = 25.0) -> int:
         """SIGTERM; the exit code."""
         self.process.terminate()
         return self.process.wait(timeout_s)
@@ -115,11 +123,86 @@ class ControllerProcess:
     def said(self) -> str:
         return self.log.read_text()
 
-    def log_lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.said().splitlines() if line.startswith("{")]
+    def records(self) -> list[dict[str, Any]]:
+        """Its log."""
+        return [json.loads(line) for line in self.said().splitlines()]
 
 
 Run = Callable[..., ControllerProcess]
+
+
+@dataclass
+class Site:
+    """A namespace, and what a person with kubectl sees in it."""
+
+    api: Api
+    controller: ControllerProcess
+    world: MemoryWorld
+    plane: ControlPlane
+
+    def ingress(self, name: str) -> list[dict[str, str]]:
+        found: list[dict[str, str]] = self.api.get("Service", name)["status"]["loadBalancer"].get(
+            "ingress", []
+        )
+        return found
+
+    def conditions(self, name: str) -> dict[str, Object]:
+        """Without their prefix."""
+        status = self.api.get("Service", name)["status"]
+        return {c["type"].removeprefix("lbprov.io/"): c for c in status.get("conditions", [])}
+
+    def ready(self, name: str) -> bool:
+        condition = self.conditions(name).get("Ready")
+        return condition is not None and condition["status"] == "True" and bool(self.ingress(name))
+
+    def wait_ready(self, *names: str, timeout_s: float = 20.0) -> None:
+        for name in names:
+            eventually(lambda name=name: self.ready(name), timeout_s)  # type: ignore[misc]
+
+    def gone(self, name: str) -> bool:
+        return self.api.find("Service", name) is None
+
+    def events(self, name: str) -> list[tuple[str, str, str]]:
+        """(type, reason, message), oldest first."""
+        found = self.api.list("Event", fieldSelector=f"involvedObject.name={name}")
+        found.sort(key=lambda e: (e.get("eventTime") or e.get("firstTimestamp") or "", e["metadata"]["name"]))
+        return [(e["type"], e["reason"], e["message"]) for e in found]
+
+    def reasons(self, name: str) -> list[str]:
+        return [reason for _, reason, _ in self.events(name)]
+
+    def resources(self, name: str = "") -> list[Resource]:
+        """What the world holds, of one Service or of the namespace."""
+        mine = [r for r in self.world.list_all() if r.owner.service.namespace == self.api.namespace]
+        return [r for r in mine if name in ("", r.owner.service.name)]
+
+    def kinds(self, name: str = "") -> list[str]:
+        return sorted(r.name.kind for r in self.resources(name))
+
+    def calls(self, *verbs: str) -> list[ApiCall]:
+        """What the controllers asked the API server for in this namespace."""
+        mine = [c for c in self.plane.calls(USER) if c.namespace == self.api.namespace]
+        return [c for c in mine if not verbs or c.verb in verbs]
+
+
+def grant_rights(plane: ControlPlane) -> None:
+    for obj in yaml.safe_load_all(INSTALL.read_text()):
+        if obj["kind"] in RIGHTS:
+            plane.admin.apply(obj)
+
+
+def launch(
+    folder: Path, kubeconfig: Path, flags: Sequence[str], provider: str, env: Mapping[str, str]
+) -> ControllerProcess:
+    (port,) = free_ports(1)
+    environment = {"PYTHONPATH": str(PLUGIN), **env}
+    if provider == "memory" and (folder / "world").exists():
+        environment["LBPROV_TEST_WORLD"] = str(folder / "world")
+    arguments = ["--provider", provider, "--cluster-name", "lab", "--kubeconfig", str(kubeconfig)]
+    arguments += ["--health-address", f"127.0.0.1:{port}", "--log-format", "json", *flags]
+    if not any("leader-elect" in flag for flag in flags):
+        arguments.append("--no-leader-elect")
+    return ControllerProcess(arguments, environment, port, folder / f"controller-{port}.log")
 
 
 @pytest.fixture
@@ -154,21 +237,40 @@ def run(request: pytest.FixtureRequest, controller_kubeconfig: Path, tmp_path: P
         kubeconfig: Path = controller_kubeconfig,
         env: Mapping[str, str] = {},
     ) -> ControllerProcess:
-        (port,) = free_ports(1)
-        environment = {"PYTHONPATH": str(PLUGIN), **env}
         if provider == "aws":
-            environment |= request.getfixturevalue("aws").server.environment
-        elif (tmp_path / "world").exists():
-            environment["LBPROV_TEST_WORLD"] = str(tmp_path / "world")
-        arguments = ["--provider", provider, "--cluster-name", "lab", "--kubeconfig", str(kubeconfig)]
-        arguments += ["--health-address", f"127.0.0.1:{port}", "--log-format", "json", *flags]
-        if not any("leader-elect" in flag for flag in flags):
-            arguments.append("--no-leader-elect")
-        log = tmp_path / f"controller-{len(running)}.log"
-        running.append(ControllerProcess(arguments, environment, port, log))
+            env = {**request.getfixturevalue("aws").server.environment, **env}
+        running.append(launch(tmp_path, kubeconfig, flags, provider, env))
         return running[-1]
 
     yield start
     for controller in running:
         controller.resume()
         controller.kill()
+
+
+@pytest.fixture(scope="module")
+def _shared(
+    request: pytest.FixtureRequest, _plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[ControllerProcess, MemoryWorld]]:
+    grant_rights(_plane)
+    folder = tmp_path_factory.mktemp("site")
+    world = MemoryWorld(time.monotonic)
+    flags: Sequence[str] = getattr(request.module, "SITE_FLAGS", ())
+    with serve(world, folder / "world"):
+        controller = launch(folder, _plane.kubeconfig(*ACCOUNT), flags, "memory", {})
+        yield controller, world
+        controller.kill()
+
+
+@pytest.fixture
+def site(
+    api: Api, control_plane: ControlPlane, _shared: tuple[ControllerProcess, MemoryWorld]
+) -> Iterator[Site]:
+    controller, world = _shared
+    site = Site(api, controller.wait_ready(), world, control_plane)
+    yield site
+    world.on_write, world.deletion_s = None, 0.0
+    for service in api.list("Service"):
+        api.delete("Service", service["metadata"]["name"])
+    eventually(lambda: not api.list("Service"))
+    controller.settle()
