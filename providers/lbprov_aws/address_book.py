@@ -83,10 +83,10 @@ class AddressBook:
         found = self._look(ip)
         address = self._judge(owner, ip, found)
         if address.use is AddressUse.IN_USE and isinstance(found, ElasticIp) and self._is_lingering(found):
-            self.wait(owner, ip)
+            self._wait(owner, ip)
         return address
 
-    def wait(self, owner: Owner, ip: str) -> None:
+    def _wait(self, owner: Owner, ip: str) -> None:
         """Raises `RetryLater`, unless we have been waiting for this for long enough."""
         now_s = self._now_s()
         with self._lock:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 
-from lbprov.api import LoadBalancer, Notice, Severity, UserError
+from lbprov.api import LoadBalancer, Notice, Reason, Severity, UserError
 from lbprov_aws import names
 from lbprov_aws.desired import Wanted
 from lbprov_aws.resources import Address, AddressUse, LoadBalancerRecord, Network, Subnet, SubnetMapping
@@ -61,7 +61,7 @@ def needs_subnets(requested_ip: str, *, internal: bool) -> bool:
 
 
 def is_honoured(requested_ip: str, live: LoadBalancerRecord) -> bool:
-    return bool(requested_ip) and _canonical(requested_ip) in live.ips
+    return bool(requested_ip) and canonical(requested_ip) in live.ips
 
 
 def place(
@@ -107,7 +107,7 @@ def judge(
             f"{wish}, but the load balancer keeps {has}: an address in use is not changed under its clients; "
             "delete the Service and create it again to have it changed"
         )
-        return Notice(Severity.WARNING, "LoadBalancerIPChangeIgnored", message, TOPIC)
+        return Notice(Severity.WARNING, Reason.IP_CHANGE_IGNORED, message, TOPIC)
     if not requested:
         return None
     try:
@@ -130,7 +130,7 @@ def _assigned(ip: str, zone: str) -> Notice:
         f"{ip} is the load balancer's address; it stands in {zone} alone, so that this is its only address: "
         "it does not outlive that zone. Nodes of all zones serve it."
     )
-    return Notice(Severity.NORMAL, "LoadBalancerIPAssigned", message, TOPIC)
+    return Notice(Severity.NORMAL, Reason.IP_ASSIGNED, message, TOPIC)
 
 
 def _mapping(
@@ -155,11 +155,11 @@ def _check(
     """The address, if it can be used at all. Raises `_Unusable`."""
     ip = _parse(requested)
     if ip is None:
-        raise _Unusable("LoadBalancerIPInvalid", f'"{requested}" is not an IP address')
+        raise _Unusable(Reason.IP_INVALID, f"{requested!r} is not an IP address")
     if ip.version == 6:
         if not wanted.dual_stack:
             raise _Unusable(
-                "LoadBalancerIPUnsupported",
+                Reason.IP_UNSUPPORTED,
                 f"{ip} is an IPv6 address, and the load balancer has none (spec.ipFamilies: IPv4 and IPv6)",
             )
         return ip
@@ -167,7 +167,7 @@ def _check(
         return ip
     if _is_private(ip):
         raise _Unusable(
-            "LoadBalancerIPUnsupported",
+            Reason.IP_UNSUPPORTED,
             f"{ip} is a private address and the load balancer faces the internet: use an Elastic IP of "
             f"{region}, or make the load balancer internal",
         )
@@ -180,26 +180,24 @@ def _check_found(ip: ipaddress.IPv4Address, address: Address, region: str) -> No
     match address.use:
         case AddressUse.ABSENT:
             raise _Unusable(
-                "LoadBalancerIPNotFound",
+                Reason.IP_NOT_FOUND,
                 f"{ip} is no Elastic IP of this account in {region}: allocate it there, or name one that is",
             )
         case AddressUse.IN_USE:
             raise _Unusable(
-                "LoadBalancerIPInUse",
+                Reason.IP_IN_USE,
                 f"{ip} is in use in {region} by {address.holder}: free it, or name another Elastic IP",
             )
         case AddressUse.UNFIT:
-            raise _Unusable(
-                "LoadBalancerIPUnsupported", f"{ip} cannot be used in {region}: {address.message}"
-            )
+            raise _Unusable(Reason.IP_UNSUPPORTED, f"{ip} cannot be used in {region}: {address.message}")
         case AddressUse.UNKNOWN:
-            raise _Unusable("LoadBalancerIPLookupFailed", f"{ip} could not be looked up: {address.message}")
+            raise _Unusable(Reason.IP_LOOKUP_FAILED, f"{ip} could not be looked up: {address.message}")
 
 
 def _check_not_refused(ip: ipaddress.IPv4Address | ipaddress.IPv6Address, live: LoadBalancerRecord) -> None:
     """Who has an address of a subnet is not looked up: what AWS said at the making stands."""
     if dict(live.tags).get(names.REFUSED_IP):
-        raise _Unusable("LoadBalancerIPInUse", f"{ip} was refused by AWS when the load balancer was made")
+        raise _Unusable(Reason.IP_IN_USE, f"{ip} was refused by AWS when the load balancer was made")
 
 
 def _subnet_with(ip: ipaddress.IPv4Address | ipaddress.IPv6Address, network: Network) -> Subnet:
@@ -209,7 +207,7 @@ def _subnet_with(ip: ipaddress.IPv4Address | ipaddress.IPv6Address, network: Net
             return subnet
     cidrs = tuple(c for s in network.subnets for c in (s.ipv6_cidrs if ip.version == 6 else (s.cidr,)))
     raise _Unusable(
-        "LoadBalancerIPUnsupported",
+        Reason.IP_UNSUPPORTED,
         f"{ip} is in none of the load balancer's subnets ({', '.join(cidrs) or 'which have no IPv6'}): "
         "name an address of one of them",
     )
@@ -222,7 +220,7 @@ def _parse(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
-def _canonical(text: str) -> str:
+def canonical(text: str) -> str:
     ip = _parse(text)
     return str(ip) if ip else text
 

@@ -9,7 +9,6 @@ from lbprov_aws import elbv2, names, writes
 from lbprov_aws.hands import Hands
 from lbprov_aws.refusals import ADDRESS_REFUSED, DUPLICATE, Refused
 from lbprov_aws.resources import (
-    AddressUse,
     LoadBalancerRecord,
     SecurityGroupRecord,
     SubnetMapping,
@@ -61,9 +60,7 @@ def _make_elsewhere(
     """The address went to somebody else between our look and our call. If that is a load balancer of
     ours on its way out, it is worth waiting for; otherwise the Service gets another address now."""
     if any(mapping.allocation_id for mapping in body.mappings):
-        address = hands.addresses.look_again(body.owner, body.requested_ip)
-        if address.use is AddressUse.FREE:
-            hands.addresses.wait(body.owner, body.requested_ip)
+        hands.addresses.look_again(body.owner, body.requested_ip)
     if not body.fallback:
         raise RetryLater(f"{body.requested_ip} was taken meanwhile: looking again", 1)
     return _make(hands, body, group, body.fallback, refusal.code)

@@ -27,6 +27,9 @@ from lbprov_aws.resources import (
     owner_of,
 )
 
+SETTLE_S = 2.0
+"""Load balancers that are being set up are looked at no more often."""
+
 
 @dataclasses.dataclass(slots=True)
 class _Entry:
@@ -49,6 +52,8 @@ class Inventory:
         self.max_age_s = max_age_s
         self._lock = threading.Lock()
         self._listing = threading.Lock()
+        self._settling = threading.Lock()
+        self._settled_at_s: float | None = None
         self._listed_at_s: float | None = None
         self._sequence = 0
         self._entries: dict[str, _Entry] = {}
@@ -147,6 +152,26 @@ class Inventory:
                     verified = seen.key in tagged or entry is None or entry.verified
                     self._enter(seen.key, _Entry(seen, verified=verified))
 
+    def refresh_settling(self) -> None:
+        """How far AWS is with the load balancers that it is setting up, all of them at once: many Services
+        wait at the same time, each of them impatiently."""
+        with self._settling:
+            now_s = self._now_s()
+            if self._settled_at_s is not None and now_s - self._settled_at_s < SETTLE_S:
+                return
+            waiting = [b for b in self.load_balancers() if b.state == "provisioning"]
+            found = {b.arn: b for b in elbv2.load_balancers(self._cloud, [b.arn for b in waiting])}
+            self._settled_at_s = now_s
+        with self._lock:
+            for arn in (b.arn for b in waiting):
+                entry = self._entries.get(arn)
+                if entry is None or not isinstance(entry.record, LoadBalancerRecord):
+                    continue
+                if (seen := found.get(arn)) is None:
+                    self._remove(arn)
+                else:
+                    entry.record = dataclasses.replace(entry.record, state=seen.state, zones=seen.zones)
+
     def _tags(self, key: str) -> Tags:
         entry = self._entries.get(key)
         return entry.record.tags if entry and entry.record else ()
@@ -208,6 +233,12 @@ class Inventory:
             self._sequence += 1
             self._enter(record.key, _Entry(record, self._sequence))
 
+    def forget_all_details(self) -> None:
+        """What no listing shows is read again when it is needed next."""
+        with self._lock:
+            for entry in self._entries.values():
+                entry.detailed_at_s = None
+
     def forget_details(self, key: str) -> None:
         with self._lock:
             if key in self._entries:
@@ -226,11 +257,6 @@ class Inventory:
             entry = self._entries.get(key)
             read_at_s = entry.detailed_at_s if entry else None
         return read_at_s is not None and self._now_s() - read_at_s < self.max_age_s
-
-    def read_at_s(self, key: str) -> float | None:
-        with self._lock:
-            entry = self._entries.get(key)
-            return entry.detailed_at_s if entry else None
 
     def doubt(self) -> None:
         """The world is not as we remember it: list again before the next answer."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from lbprov.api import LoadBalancer, Owner
 from lbprov_aws import addresses, elbv2, names, plan_listeners, plan_targets
@@ -24,9 +24,6 @@ from lbprov_aws.resources import (
 )
 from lbprov_aws.wishes import read_wishes
 
-SETTLE_S = 10.0
-"""A load balancer that is being set up is looked at no more often."""
-
 
 class Observer:
     def __init__(
@@ -36,20 +33,20 @@ class Observer:
         networks: Networks,
         address_book: AddressBook,
         rejected: RejectedTargets,
-        now_s: Callable[[], float],
     ) -> None:
         self._cloud = cloud
         self._inventory = inventory
         self._networks = networks
         self._address_book = address_book
         self._rejected = rejected
-        self._now_s = now_s
 
     def observe(self, owner: Owner, desired: LoadBalancer | None, *, fresh: bool) -> Observed:
-        if fresh:
-            self._inventory.refresh_owner(owner)
-        else:
+        if not fresh:
             self._inventory.refresh()
+        elif desired is not None and self._is_settling(owner):
+            self._inventory.refresh_settling()
+        else:
+            self._inventory.refresh_owner(owner)
         self._inventory.verify(owner)
         if desired is None:
             self._address_book.withdraw(owner)
@@ -99,26 +96,18 @@ class Observer:
     ) -> LoadBalancerRecord:
         known = live
         if not self._inventory.is_detailed(live.arn):
-            if live.state != "active":
-                live = self._again(live)
             cross_zone = elbv2.cross_zone(self._cloud, live.arn) if len(live.zones) == 1 else None
             listeners = elbv2.listeners(self._cloud, live.arn)
             live = dataclasses.replace(live, listeners=listeners, cross_zone=cross_zone)
-        elif live.state != "active" and self._is_settling(live):
-            live = self._again(live)
         live = self._with_marks(live, wanted, groups)
         if live is not known:
             self._inventory.learn(live)
         return live
 
-    def _is_settling(self, live: LoadBalancerRecord) -> bool:
-        read_at_s = self._inventory.read_at_s(live.arn)
-        return read_at_s is None or self._now_s() - read_at_s >= SETTLE_S
-
-    def _again(self, live: LoadBalancerRecord) -> LoadBalancerRecord:
-        for seen in elbv2.load_balancers(self._cloud, [live.arn]):
-            return dataclasses.replace(live, state=seen.state, zones=seen.zones)
-        raise Refused("DescribeLoadBalancers", "LoadBalancerNotFound", f"{live.name} is gone")
+    def _is_settling(self, owner: Owner) -> bool:
+        """Whether what is awaited is AWS setting a load balancer up."""
+        balancers = [r for r in self._inventory.of(owner) if isinstance(r, LoadBalancerRecord)]
+        return any(b.state == "provisioning" for b in balancers)
 
     def _with_marks(
         self, live: LoadBalancerRecord, wanted: Wanted, groups: Iterable[TargetGroupRecord]

@@ -7,8 +7,6 @@ What is taken away goes last, in the opposite order, so that nothing is missing 
 
 from __future__ import annotations
 
-import dataclasses
-
 from lbprov.api import Action, LoadBalancer, Notice, Plan, Severity, Step, UserError
 from lbprov_aws import addresses, names, plan_listeners, plan_targets, writes
 from lbprov_aws.desired import Wanted, want
@@ -200,8 +198,8 @@ def _ingress(wanted: Wanted, group: SecurityGroupRecord | None) -> tuple[tuple[S
         allow = (Step(Action.CREATE, "ingress rules", f"{SG}:allow", _listed(missing), name, body=body),)
     if superfluous:
         revoked = writes.RevokeIngress(wanted.owner, SG, superfluous)
-        step = Step(Action.DELETE, "ingress rules", f"{SG}:revoke", _listed(superfluous), name, body=revoked)
-        revoke = (dataclasses.replace(step, disruptive=True),)
+        reason = _listed(superfluous)
+        revoke = (Step(Action.DELETE, "ingress rules", f"{SG}:revoke", reason, name, body=revoked),)
     return allow, revoke
 
 

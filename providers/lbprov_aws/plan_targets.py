@@ -128,7 +128,7 @@ def _deregister(wanted: Wanted, group_id: str, instances: frozenset[str]) -> Ite
     for number, chunk in enumerate(_chunks(instances)):
         body = writes.DeregisterTargets(wanted.owner, group_id, chunk)
         step_id = _chunk_id(group_id, number, "leave")
-        yield Step(Action.DELETE, "targets", step_id, _listed(chunk), group_id, body=body, disruptive=True)
+        yield Step(Action.DELETE, "targets", step_id, _listed(chunk), group_id, body=body)
 
 
 def _chunks(instances: frozenset[str]) -> Iterator[tuple[str, ...]]:

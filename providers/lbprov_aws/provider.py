@@ -46,9 +46,8 @@ class AwsProvider:
             subnet_ids=config.subnet_ids,
         )
         self._hands = Hands(self._cloud, self._inventory, address_book, rejected)
-        self._observer = Observer(
-            self._cloud, self._inventory, networks, address_book, rejected, context.now_s
-        )
+        self._observer = Observer(self._cloud, self._inventory, networks, address_book, rejected)
+        self._read_only = context.read_only
 
     def observe(self, owner: Owner, desired: LoadBalancer | None, *, fresh: bool = False) -> Observed:
         return self._observer.observe(owner, desired, fresh=fresh)
@@ -57,6 +56,8 @@ class AwsProvider:
         return plan.plan(desired, observed)
 
     def apply(self, step: Step, bindings: Bindings) -> None:
+        if self._read_only:
+            raise ProviderError(f"{step.action} {step.kind} refused: this is a dry run", retryable=False)
         apply(self._hands, step, bindings)
 
     def status(self, desired: LoadBalancer, observed: Observed) -> ProviderStatus:
@@ -66,7 +67,7 @@ class AwsProvider:
         if live is None:
             return ProviderStatus((), ready=False, message="there is no load balancer yet")
         if addresses.is_honoured(desired.requested_ip, live):
-            ingress = Ingress(ip=live.ips[0], ip_mode=IPMode.PROXY)
+            ingress = Ingress(ip=addresses.canonical(desired.requested_ip), ip_mode=IPMode.PROXY)
         else:
             ingress = Ingress(hostname=live.dns_name.lower())
         if live.state == "active":
@@ -78,6 +79,7 @@ class AwsProvider:
 
     def owners(self) -> frozenset[Owner]:
         self._inventory.refresh(force=True)
+        self._inventory.forget_all_details()
         return self._inventory.owners()
 
     def calls(self) -> CallCount:

@@ -45,7 +45,7 @@ def named(wishes: tuple[str, ...], subnets: tuple[Subnet, ...]) -> Network | str
     for wish in wishes:
         subnet = next((s for s in subnets if wish in (s.subnet_id, dict(s.tags).get("Name"))), None)
         if subnet is None:
-            return f"there is no subnet {wish}"
+            return f"there is no subnet {wish!r}"
         if (other := chosen.setdefault(subnet.zone, subnet)) is not subnet:
             return f"{other.subnet_id} and {subnet.subnet_id} are both in {subnet.zone}: one subnet per zone"
     vpcs = {s.vpc_id for s in chosen.values()}

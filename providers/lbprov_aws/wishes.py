@@ -9,6 +9,7 @@ from lbprov.api import LoadBalancer, Notice, Severity, UserError
 from lbprov_aws import names
 
 PREFIX = "service.beta.kubernetes.io/aws-load-balancer-"
+_OWN_SCHEME = "lbprov.io/scheme"
 _INTERNAL = PREFIX + "internal"
 _SCHEME = PREFIX + "scheme"
 SUBNETS = PREFIX + "subnets"
@@ -54,13 +55,15 @@ def read_wishes(desired: LoadBalancer) -> Wishes:
 
 
 def _internal(annotations: Mapping[str, str], default: bool) -> bool:
-    """`scheme` is the newer word and wins. `internal`: anything but "false" means yes, as it always did."""
+    """lbprov's own annotation wins, then `scheme`, then `internal`, where anything but "false" means yes."""
+    if _OWN_SCHEME in annotations:
+        return default
     scheme = annotations.get(_SCHEME, "")
     if scheme in ("internal", "internet-facing"):
         return scheme == "internal"
     if scheme:
         raise UserError(
-            f'"{scheme}" is neither "internal" nor "internet-facing"',
+            f"{scheme!r} is not allowed: internal or internet-facing",
             field=f"metadata.annotations[{_SCHEME}]",
         )
     internal = annotations.get(_INTERNAL, "")

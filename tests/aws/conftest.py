@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import botocore.session
 import pytest
 
 import lbprov_aws
@@ -26,6 +27,15 @@ from lbprov.lab.aws.world import AwsWorld
 from lbprov_aws.resources import Observed
 
 CLUSTER = "lab"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def sdk_loads_its_models_once() -> Iterator[None]:
+    """Every new provider has new clients, whose models are megabytes of JSON."""
+    loader = botocore.session.create_loader()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(botocore.session, "create_loader", lambda *_: loader)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -156,5 +166,3 @@ def port(number: int, node_port: int, protocol: str = "TCP") -> Listener:
 @pytest.fixture
 def make_port() -> Callable[..., Listener]:
     return port
-
-

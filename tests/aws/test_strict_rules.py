@@ -237,7 +237,8 @@ def test_target_group_serves_one_load_balancer(parts: Parts) -> None:
 
 def test_listeners_change(parts: Parts) -> None:
     balancer = parts.balancer()["LoadBalancerArn"]
-    arn = parts.listener(balancer, parts.targets("tcp"))
+    tcp = parts.targets("tcp")
+    arn = parts.listener(balancer, tcp)
     parts.listener(balancer, parts.targets("other", Port=30081), port=81)
     both = parts.targets("both", "TCP_UDP")
     changed = parts.world.elbv2.modify_listener(
@@ -250,6 +251,7 @@ def test_listeners_change(parts: Parts) -> None:
     for listener in (changed, seen):
         assert (listener["Port"], listener["Protocol"]) == (443, "TCP_UDP")
         assert listener["DefaultActions"][0]["TargetGroupArn"] == both
+    parts.world.elbv2.delete_target_group(TargetGroupArn=tcp)  # nobody uses it any more
     taken = partial(parts.world.elbv2.modify_listener, ListenerArn=arn, Port=81)
     assert code_of(taken) == "DuplicateListener"
 

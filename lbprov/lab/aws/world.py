@@ -47,7 +47,7 @@ class LoadBalancerView:
 
 
 Inventory = frozenset[str]
-"""One line per load balancer, listener, target group, security group and used address."""
+"""A line per load balancer, listener, target group, security group and used address."""
 
 
 class AwsWorld:
@@ -167,21 +167,63 @@ class AwsWorld:
         return tuple(sorted(ranges))
 
     def inventory(self) -> Inventory:
-        """Everything that a load balancer may consist of, whoever made it."""
+        """Everything that a load balancer may consist of, whoever made it, with what it does. Equal for
+        equal worlds: without ids, times and addresses of AWS's choice."""
+        groups = {g["TargetGroupArn"]: g for g in self._pages("describe_target_groups", "TargetGroups")}
         found: set[str] = set()
-        for balancer in self.load_balancers():
-            found.add(f"load balancer {balancer.name}")
-            found |= {f"listener {balancer.name} {x.port}/{x.protocol}" for x in balancer.listeners}
-        for page in self.elbv2.get_paginator("describe_target_groups").paginate():
-            found |= {f"target group {group['TargetGroupName']}" for group in page["TargetGroups"]}
-        for groups in self.ec2.get_paginator("describe_security_groups").paginate():
-            found |= {f"security group {g['GroupId']} {g['GroupName']}" for g in groups["SecurityGroups"]}
+        for balancer in self._pages("describe_load_balancers", "LoadBalancers"):
+            found |= self._balancer_lines(balancer, groups)
+        found |= {self._target_group_line(group) for group in groups.values()}
+        for page in self.ec2.get_paginator("describe_security_groups").paginate():
+            found |= {_security_group_line(group) for group in page["SecurityGroups"]}
         used = (a for a in self.ec2.describe_addresses()["Addresses"] if a.get("AssociationId"))
         return frozenset(found | {f"used address {a['PublicIp']}" for a in used})
+
+    def _pages(self, operation: Any, key: str) -> list[Any]:
+        return [item for page in self.elbv2.get_paginator(operation).paginate() for item in page[key]]
+
+    def _balancer_lines(self, balancer: Any, groups: Mapping[str, Any]) -> set[str]:
+        view = self._view(balancer)
+        attributes = self.elbv2.describe_load_balancer_attributes(LoadBalancerArn=view.arn)["Attributes"]
+        cross = {a["Key"]: a["Value"] for a in attributes}["load_balancing.cross_zone.enabled"]
+        lines = {
+            f"load balancer {view.name}: {view.scheme} in {' '.join(view.zones)} "
+            f"at {' '.join(view.addresses)}, cross-zone {cross}, tags {_pairs(view.tags)}"
+        }
+        for listener in self.elbv2.describe_listeners(LoadBalancerArn=view.arn)["Listeners"]:
+            group = groups[listener["DefaultActions"][0]["TargetGroupArn"]]["TargetGroupName"]
+            lines.add(f"listener {view.name} {listener['Port']}/{listener['Protocol']}: to {group}")
+        return lines
+
+    def _target_group_line(self, group: Any) -> str:
+        arn = group["TargetGroupArn"]
+        health = self.elbv2.describe_target_health(TargetGroupArn=arn)["TargetHealthDescriptions"]
+        attributes = self.elbv2.describe_target_group_attributes(TargetGroupArn=arn)["Attributes"]
+        sticky = {a["Key"]: a["Value"] for a in attributes}.get("stickiness.enabled", "false")
+        check = " ".join(str(group[key]) for key in sorted(group) if key.startswith("Health"))
+        targets = " ".join(sorted(target["Target"]["Id"] for target in health))
+        return (
+            f"target group {group['TargetGroupName']}: {group['Protocol']} {group['Port']}, checked {check}, "
+            f"sticky {sticky}, targets {targets}"
+        )
 
     def leftovers(self) -> tuple[str, ...]:
         """What there is beyond the baseline (taken at `create`)."""
         return tuple(sorted(self.inventory() - self.baseline))
+
+
+def _security_group_line(group: Any) -> str:
+    rules = sorted(
+        f"{rule['IpProtocol']}/{rule.get('FromPort', '*')} {entry.get('CidrIp') or entry.get('CidrIpv6')}"
+        for rule in group["IpPermissions"]
+        for entry in (*rule["IpRanges"], *rule["Ipv6Ranges"])
+    )
+    tags = _pairs({tag["Key"]: tag["Value"] for tag in group.get("Tags", [])})
+    return f"security group {group['VpcId']} {group['GroupName']}: {', '.join(rules)}, tags {tags}"
+
+
+def _pairs(tags: Mapping[str, str]) -> str:
+    return " ".join(f"{key}={value}" for key, value in sorted(tags.items()))
 
 
 def client(server: MotoServer, service: str) -> Any:
