@@ -91,6 +91,14 @@ def _address(_context: click.Context, _parameter: click.Parameter, text: str) ->
     help="How long what is under way may take after SIGTERM.",
 )
 @options.option(
+    "--node-window",
+    type=click.FloatRange(0),
+    metavar="SECONDS",
+    default=1,
+    show_default=True,
+    help="For how long changes of nodes are gathered into one change of every load balancer.",
+)
+@options.option(
     "--health-address",
     metavar="[HOST]:PORT",
     default=":8080",
@@ -118,6 +126,7 @@ def command(
     workers: int,
     drift_period: float,
     grace_period: float,
+    node_window: float,
     health_address: tuple[str, int],
     provider_options: tuple[str, ...],
 ) -> None:
@@ -135,7 +144,7 @@ def command(
         context,
         provider_options,
         Election(lease_namespace, lease_name) if leader_elect else None,
-        Settings(workers, own_classless, drift_period, grace_period),
+        Settings(workers, own_classless, drift_period, grace_period, node_window),
     )
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

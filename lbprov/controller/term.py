@@ -33,7 +33,6 @@ from lbprov.observe.metrics import Metrics
 log = logging.getLogger(__name__)
 
 TICK_S = 0.1
-NODE_WINDOW_S = 1.0
 VANISHED_WINDOW_S = 2.0
 LISTING_RETRY_S, LISTING_RETRY_MAX_S = 5.0, 60.0
 HOUSE_MAY_BE_SILENT_S = 30.0
@@ -43,12 +42,13 @@ TOLD_AT_ONCE = 20
 @dataclass(frozen=True, slots=True)
 class Settings:
     """`drift_period_s` 0: nothing is looked at again without a reason. `grace_s`: how long what is under way
-    at the end may take."""
+    at the end may take. `node_window_s`: for how long changes of nodes are gathered."""
 
     workers: int = 4
     own_classless: bool = False
     drift_period_s: float = 600.0
     grace_s: float = 20.0
+    node_window_s: float = 1.0
 
 
 class Term:
@@ -74,7 +74,7 @@ class Term:
         self._fenced = False
         self._over = threading.Event()
         self._lock = threading.Lock()  # of what the watch tells and the house-keeper takes
-        self._nodes_changed = Debounce(NODE_WINDOW_S)
+        self._nodes_changed = Debounce(settings.node_window_s)
         self._vanished_changed = Debounce(VANISHED_WINDOW_S)
         self._vanished: set[ObjectKey] = set()
         self._repairs: Repairs[ObjectKey] = Repairs()

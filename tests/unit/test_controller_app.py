@@ -105,7 +105,7 @@ class Rig:
         self.metrics = Metrics("memory")
         self.built = 0
         self.spec = spec_for(self.world)
-        base = Settings(workers=3, drift_period_s=0.0, grace_s=5.0)
+        base = Settings(workers=3, drift_period_s=0.0, grace_s=5.0, node_window_s=0.1)
         self.settings = replace(base, **settings)  # type: ignore[arg-type]
         self.app = App(self.cluster, self.spec, self.build, self.settings, self.metrics, elector)
         self.stop = threading.Event()
@@ -175,7 +175,6 @@ def rig(rigs: list[Rig]) -> Rig:
 @pytest.fixture(autouse=True)
 def _short_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(term_module, "TICK_S", 0.01)
-    monkeypatch.setattr(term_module, "NODE_WINDOW_S", 0.1)
     monkeypatch.setattr(term_module, "VANISHED_WINDOW_S", 0.1)
 
 
