@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -141,12 +140,16 @@ def lone_node() -> Iterator[Host]:
         yield lab.add_node("node-1")
 
 
-def eventually(condition: Any, patience_s: float = PATIENCE_S) -> None:
-    """Wait until `condition()` is true."""
-    deadline = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.05)
+@pytest.fixture
+def start_agent() -> Callable[..., NodeAgent]:
+    """`start_agent(node, folder, *flags)`: `lbprov node`, whose end is the test's affair."""
+    return NodeAgent
+
+
+@pytest.fixture
+def cluster_of() -> Callable[[Path, Sequence[Host]], ManifestFolder]:
+    """`cluster_of(path, nodes)`: a folder with these Nodes that nobody follows yet."""
+    return ManifestFolder
 
 
 @pytest.fixture(scope="session")
