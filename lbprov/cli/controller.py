@@ -68,6 +68,30 @@ def _address(_context: click.Context, _parameter: click.Parameter, text: str) ->
     help="Replicas with the same one elect one of them.",
 )
 @options.option(
+    "--lease-duration",
+    type=click.FloatRange(1),
+    metavar="SECONDS",
+    default=15,
+    show_default=True,
+    help="How long others wait for a leader that says nothing.",
+)
+@options.option(
+    "--renew-deadline",
+    type=click.FloatRange(0.5),
+    metavar="SECONDS",
+    default=10,
+    show_default=True,
+    help="How long a leader that gets no answer goes on: shorter than the lease.",
+)
+@options.option(
+    "--retry-period",
+    type=click.FloatRange(0.1),
+    metavar="SECONDS",
+    default=2,
+    show_default=True,
+    help="How often the lease is renewed, or asked for.",
+)
+@options.option(
     "--workers",
     type=click.IntRange(1, 64),
     default=4,
@@ -123,6 +147,9 @@ def command(
     leader_elect: bool,
     lease_namespace: str,
     lease_name: str,
+    lease_duration: float,
+    renew_deadline: float,
+    retry_period: float,
     workers: int,
     drift_period: float,
     grace_period: float,
@@ -137,13 +164,14 @@ def command(
     from lbprov.controller.start import Config, Election, open_app
     from lbprov.controller.term import Settings
 
+    election = Election(lease_namespace, lease_name, lease_duration, renew_deadline, retry_period)
     config = Config(
         provider,
         cluster_name,
         kubeconfig,
         context,
         provider_options,
-        Election(lease_namespace, lease_name) if leader_elect else None,
+        election if leader_elect else None,
         Settings(workers, own_classless, drift_period, grace_period, node_window),
     )
     stop = threading.Event()

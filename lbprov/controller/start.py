@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lbprov import plugins
 from lbprov.api import ProviderContext
-from lbprov.cluster.apiserver import ApiCluster
+from lbprov.cluster.apiserver import ApiCluster, LeaderElector
 from lbprov.controller.app import App
 from lbprov.controller.term import Settings
 from lbprov.observe import metrics as m
@@ -20,10 +20,14 @@ from lbprov.observe import metrics as m
 
 @dataclass(frozen=True, slots=True)
 class Election:
-    """`namespace` empty: the one that we live in. Replicas with the same lease elect one of them."""
+    """`namespace` empty: the one that we live in. Replicas with the same lease elect one of them. The times
+    are the elector's (`lbprov.cluster.apiserver.lease`)."""
 
     namespace: str = ""
     lease: str = "lbprov-controller"
+    duration_s: float = 15.0
+    renew_deadline_s: float = 10.0
+    retry_period_s: float = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +49,23 @@ def open_app(config: Config) -> App:
     options = plugins.parse_options(spec, config.provider_options)
     context = ProviderContext(config.cluster_name, options, time.monotonic)
     cluster = ApiCluster.connect(config.kubeconfig, config.context, config.cluster_name)
-    elector = None
-    if config.election is not None:
-        # A host name alone is not unique: two of us may run on one host, and a pod's name may come again.
-        identity = f"{socket.gethostname()}_{os.getpid()}_{uuid.uuid4().hex[:8]}"
-        elector = cluster.elector(config.election.namespace, config.election.lease, identity)
+    elector = _elector(cluster, config.election) if config.election else None
     metrics = m.Metrics(spec.name)
     _offer_reflectors(cluster, metrics)
     return App(cluster, spec, lambda: plugins.build(spec, context), config.settings, metrics, elector)
+
+
+def _elector(cluster: ApiCluster, election: Election) -> LeaderElector:
+    # A host name alone is not unique: two of us may run on one host, and a pod's name may come again.
+    identity = f"{socket.gethostname()}_{os.getpid()}_{uuid.uuid4().hex[:8]}"
+    return cluster.elector(
+        election.namespace,
+        election.lease,
+        identity,
+        duration_s=election.duration_s,
+        renew_deadline_s=election.renew_deadline_s,
+        retry_period_s=election.retry_period_s,
+    )
 
 
 def _offer_reflectors(cluster: ApiCluster, metrics: m.Metrics) -> None:
