@@ -61,6 +61,12 @@ def world(aws_server: MotoServer) -> AwsWorld:
 
 
 @pytest.fixture
+def impatient_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SDK repeats at once."""
+    monkeypatch.setattr("botocore.endpoint.time.sleep", lambda _: None)
+
+
+@pytest.fixture
 def lab(world: AwsWorld) -> Lab:
     return Lab(world)
 
