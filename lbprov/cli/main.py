@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 import click
 
@@ -39,6 +40,20 @@ class _LazyVerbs(click.Group):
             return None
         command: click.Command = importlib.import_module(VERBS[cmd_name][0]).command
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """What is expected to go wrong is one line, not a traceback: wrong usage (a flag is named) exits
+        with 2, everything else with 1."""
+        try:
+            return super().invoke(ctx)
+        except Exception as err:
+            from lbprov.model.errors import LbprovError
+
+            if not isinstance(err, LbprovError):
+                raise
+            if getattr(err, "field", "").startswith("--"):
+                raise click.UsageError(str(err)) from err
+            raise click.ClickException(str(err)) from err
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Verbs"):

@@ -73,24 +73,30 @@ output = option(
 )
 
 
-def logs(function: F) -> F:
-    """`--log-level`, `--log-format`."""
+def logs_at(default: str) -> Callable[[F], F]:
+    """`--log-level` (with this default) and `--log-format`."""
 
-    @functools.wraps(function)
-    def with_logs(*args: Any, log_level: str, log_format: str | None, **kwargs: Any) -> Any:
-        set_up(log_level, cast("LogFormat | None", log_format))
-        return function(*args, **kwargs)
+    def decorate(function: F) -> F:
+        @functools.wraps(function)
+        def with_logs(*args: Any, log_level: str, log_format: str | None, **kwargs: Any) -> Any:
+            set_up(log_level, cast("LogFormat | None", log_format))
+            return function(*args, **kwargs)
 
-    level = option(
-        "--log-level",
-        type=click.Choice(LEVELS),
-        default="info",
-        show_default=True,
-        help="What to log, at least; logs go to stderr.",
-    )
-    format_ = option(
-        "--log-format",
-        type=click.Choice(["text", "json"]),
-        help="How to log; by default text on a terminal, JSON elsewhere.",
-    )
-    return level(format_(with_logs))  # type: ignore[return-value]
+        level = option(
+            "--log-level",
+            type=click.Choice(LEVELS),
+            default=default,
+            show_default=True,
+            help="What to log, at least; logs go to stderr.",
+        )
+        format_ = option(
+            "--log-format",
+            type=click.Choice(["text", "json"]),
+            help="How to log; by default text on a terminal, JSON elsewhere.",
+        )
+        return level(format_(with_logs))  # type: ignore[return-value]
+
+    return decorate
+
+
+logs = logs_at("info")

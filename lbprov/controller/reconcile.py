@@ -37,7 +37,7 @@ from lbprov.logic.desired import desired_for, notices_for
 from lbprov.logic.selection import FINALIZER, Claimant, Decision, claim, claimed, decide, owner_of
 from lbprov.model import Outcome, Result, Service, ServiceType
 
-READY_POLL_S = 5.0
+READY_POLL_S = 2.0
 """How often to look whether a load balancer that is made serves traffic yet."""
 
 LEFT_POLL_S = 1.0

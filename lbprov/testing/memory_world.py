@@ -66,7 +66,7 @@ WriteHook = Callable[[str, int, When], None]
 it raises, the caller of the write gets."""
 
 
-@dataclass(slots=True)
+@dataclass
 class MemoryWorld:
     """`deletion_s`: how long a frontend takes to go, by `now_s`. Safe for threads."""
 

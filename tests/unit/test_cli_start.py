@@ -1,0 +1,37 @@
+"""The command starts without what it does not need."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("boto3", "botocore", "google", "kubernetes", "moto", "rich", "yaml", "msgspec", "prometheus_client")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "may"),
+    [
+        pytest.param(["--help"], (), id="help"),
+        pytest.param(["--version"], (), id="version"),
+        pytest.param(["reconcile", "--help"], (), id="help-of-a-verb"),
+        pytest.param(["reconcile"], (), id="wrong-usage"),
+        pytest.param(["providers"], (), id="providers-imports-their-specs-and-no-sdk"),
+        pytest.param(["status", "-f", "."], ("yaml", "msgspec"), id="status"),
+    ],
+)
+def test_no_sdk_is_imported(arguments: list[str], may: tuple[str, ...], tmp_path: object) -> None:
+    program = (
+        "import json, sys\n"
+        "from lbprov.cli.main import main\n"
+        "try:\n"
+        "    main()\n"
+        "finally:\n"
+        "    json.dump(sorted(m.partition('.')[0] for m in sys.modules), sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, cwd=str(tmp_path)
+    )
+    imported = set(json.loads(done.stderr[done.stderr.index('["') :]))
+    assert "click" in imported
+    assert imported & set(HEAVY) - set(may) == set()
