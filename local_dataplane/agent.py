@@ -85,21 +85,24 @@ class Agent:
                 changed = self.source.wait_for_change(fingerprint, CHECK_S, stop)
 
     def run_once(self) -> bool:
-        """Apply the cluster as it is and tidy up. False where something was left out."""
+        """Apply the cluster as it is and tidy up. False where anything was left out."""
         while True:
             try:
-                refused = self.apply(self.source.snapshot())
+                snapshot = self.source.snapshot()
+                refused = self.apply(snapshot)
                 for program in self.programs.values():
                     program.sweep()
             except Busy as busy:
                 log.info("not applied, trying again", extra={"reason": str(busy)})
                 time.sleep(_BACKOFF_S[0])
             else:
-                return not refused
+                return not refused and not any(problem.fatal for problem in snapshot.problems)
 
     def apply(self, snapshot: Snapshot) -> dict[PortKey, str]:
         """Make the kernel forward as the snapshot says; returns what the kernel refused, and why."""
         begun_s = self.now_s()
+        for problem in snapshot.problems:
+            self._tell(str(problem))
         node = self._facts(snapshot)
         changes = self._builder.update(snapshot.services, snapshot.endpoint_slices, node)
         self._waiting |= changes

@@ -34,7 +34,9 @@ def _follow_until_signal(
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    cluster = ManifestCluster.open(directory, state_file=state, cluster_name=cluster_name)
+    cluster = ManifestCluster.open(
+        directory, state_file=state, cluster_name=cluster_name, force=bool(settings["force"])
+    )
     with claim():
         agent = open_agent(cluster, node_name, config, str(settings["iptables_backend"]))
         if settings["once"]:
@@ -92,6 +94,7 @@ def _follow_until_signal(
     default="",
     help="Serve NodePorts on the node's addresses in these networks; by default on all but loopback.",
 )
+@options.force
 @options.logs
 @click.pass_context
 def command(

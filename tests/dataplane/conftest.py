@@ -109,7 +109,7 @@ def _node(node: Host) -> Manifest:
     }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def two_nodes() -> Iterator[tuple[Lab, NodeHost, NodeHost]]:
     """node-1 and node-2, each with two Pods that serve (`web-1a` …) and one that asks (`ask-1`), and two
     clients outside: client-1 knows the cluster by way of node-1, client-2 by way of node-2."""
@@ -134,13 +134,6 @@ def two_nodes() -> Iterator[tuple[Lab, NodeHost, NodeHost]]:
 
 
 @pytest.fixture
-def lone_node() -> Iterator[Host]:
-    """One node and nothing else."""
-    with Lab.open() as lab:
-        yield lab.add_node("node-1")
-
-
-@pytest.fixture
 def start_agent() -> Callable[..., NodeAgent]:
     """`start_agent(node, folder, *flags)`: `lbprov node`, whose end is the test's affair."""
     return NodeAgent
@@ -152,21 +145,12 @@ def cluster_of() -> Callable[[Path, Sequence[Host]], ManifestFolder]:
     return ManifestFolder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def follow() -> Iterator[Callable[[Path, Sequence[Host]], ManifestFolder]]:
-    """`follow(path, nodes)`: a folder that agents on node-1 (nft) and node-2 (legacy) follow. One at a time:
-    the agents of the folder before are ended and their rules removed."""
+    """`follow(path, nodes)`: a folder that agents on node-1 (nft) and node-2 (legacy) follow."""
     running: list[ManifestFolder] = []
 
-    def end() -> None:
-        for folder in running:
-            for agent in folder.agents:
-                agent.end()
-                agent.node.run([sys.executable, "-m", "lbprov", "node", "cleanup"])
-        running.clear()
-
     def begin(path: Path, nodes: Sequence[Host]) -> ManifestFolder:
-        end()
         folder = ManifestFolder(path, nodes)
         running.append(folder)
         for node, backend in zip(nodes, ("nft", "legacy"), strict=False):
@@ -174,4 +158,5 @@ def follow() -> Iterator[Callable[[Path, Sequence[Host]], ManifestFolder]]:
         return folder
 
     yield begin
-    end()
+    for agent in (agent for folder in running for agent in folder.agents):
+        agent.end()
