@@ -1,38 +1,182 @@
-"""The controller with the AWS provider: a real API server on one side, AWS as a server on the other."""
+"""The controller with the AWS provider: a real API server on one side, AWS as a server on the other.
+
+What the provider makes of a load balancer has its own tests (tests/aws); here is what only both sides
+together show: the API server's defaults and allocations arrive, and status comes back as it keeps it.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-from lbprov.lab.aws.world import AwsWorld
+import pytest
+
+from lbprov.lab.aws.world import AwsWorld, LoadBalancerView
 from lbprov.lab.controlplane import Api, eventually
 from lbprov.lab.controlplane.objects import add_node, service
 
-CLASS = "lbprov.io/aws"
+
+@dataclass
+class Scene:
+    """Three nodes, a controller, and what a person with kubectl and the AWS console sees."""
+
+    api: Api
+    aws: AwsWorld
+    controller: Any
+
+    def make(self, name: str = "web", **spec: Any) -> None:
+        self.api.create(service(name, loadBalancerClass="lbprov.io/aws", **spec))
+
+    def status(self, name: str = "web") -> list[dict[str, str]]:
+        found: list[dict[str, str]] = self.api.get("Service", name)["status"]["loadBalancer"].get(
+            "ingress", []
+        )
+        return found
+
+    def conditions(self, name: str = "web") -> dict[str, dict[str, str]]:
+        status = self.api.get("Service", name)["status"]
+        return {c["type"].removeprefix("lbprov.io/"): c for c in status.get("conditions", [])}
+
+    def balancer(self, name: str = "web") -> LoadBalancerView:
+        """As soon as the Service is ready."""
+        eventually(lambda: self.conditions(name).get("Ready", {}).get("status") == "True")
+        key = f"{self.api.namespace}/{name}"
+        (found,) = [b for b in self.aws.load_balancers() if key in b.tags.values()]
+        return found
+
+    def health_checks(self) -> set[tuple[str, str, str]]:
+        groups = self.aws.elbv2.describe_target_groups()["TargetGroups"]
+        return {
+            (g["HealthCheckProtocol"], g["HealthCheckPort"], g.get("HealthCheckPath", "")) for g in groups
+        }
+
+    def node_ports(self, name: str = "web") -> list[int]:
+        return [port["nodePort"] for port in self.api.get("Service", name)["spec"]["ports"]]
+
+    def reasons(self, name: str = "web") -> list[str]:
+        return [e["reason"] for e in self.api.list("Event", fieldSelector=f"involvedObject.name={name}")]
 
 
-def _add_nodes(api: Api, aws: AwsWorld) -> None:
+@pytest.fixture
+def scene(api: Api, aws: AwsWorld, run: Any) -> Scene:
     for name, provider_id in aws.provider_ids.items():
         add_node(api, name, provider_id=provider_id, zone=aws.node_zones[name])
+    return Scene(api, aws, run(provider="aws").wait_ready())
 
 
-def _ingress(api: Api, name: str) -> list[dict[str, str]]:
-    found: list[dict[str, str]] = api.get("Service", name)["status"]["loadBalancer"].get("ingress", [])
-    return found
-
-
-def test_a_service_from_its_creation_to_its_end(api: Api, aws: AwsWorld, run: Any) -> None:
-    _add_nodes(api, aws)
-    controller = run(provider="aws").wait_ready()
-    api.create(service("web", loadBalancerClass=CLASS))
-    (ingress,) = eventually(lambda: _ingress(api, "web"))
-    (balancer,) = aws.load_balancers()
-    assert ingress == {"hostname": balancer.dns_name}
+def test_a_service_from_its_creation_to_its_end(scene: Scene) -> None:
+    scene.make()
+    balancer = scene.balancer()
+    assert scene.status() == [{"hostname": balancer.dns_name}], "no ipMode: that is for addresses"
     (listener,) = balancer.listeners
-    node_port = api.get("Service", "web")["spec"]["ports"][0]["nodePort"]
-    assert (listener.port, listener.target_port) == (80, node_port)
-    assert listener.targets == tuple(sorted(aws.instance_id(n) for n in aws.provider_ids))
-    api.delete("Service", "web")
-    eventually(lambda: api.find("Service", "web") is None)
-    assert aws.leftovers() == ()
-    assert controller.stop() == 0
+    assert (listener.port, [listener.target_port]) == (80, scene.node_ports())
+    assert listener.targets == tuple(sorted(scene.aws.instance_id(n) for n in scene.aws.provider_ids))
+    scene.api.delete("Service", "web")
+    eventually(lambda: scene.api.find("Service", "web") is None)
+    assert scene.aws.leftovers() == ()
+    assert scene.controller.stop() == 0
+
+
+def test_unchanged_services_cost_nothing_and_a_restart_reads_only(scene: Scene, run: Any, api: Api) -> None:
+    for name in ("web", "api"):
+        scene.make(name)
+        scene.balancer(name)
+    scene.controller.settle()
+    scene.aws.server.control(reset=True)
+    api.patch("Service", "web", {"metadata": {"annotations": {"example.com/note": "1"}}})
+    eventually(lambda: scene.controller.metric("lbprov_reconcile_results_total", result="unchanged") >= 1)
+    scene.controller.settle()
+    assert scene.aws.server.calls() == {}
+    assert scene.controller.stop() == 0
+    second = run(provider="aws").wait_ready()
+    eventually(lambda: second.metric("lbprov_reconcile_results_total", result="unchanged") == 2)
+    second.settle()
+    operations = set(scene.aws.server.calls())
+    assert operations
+    assert all(operation.startswith(("Describe", "Get")) for operation in operations)
+
+
+def test_an_address_of_ours_is_the_address(scene: Scene) -> None:
+    scene.aws.allocate_address("203.0.113.10")
+    scene.make(loadBalancerIP="203.0.113.10")
+    balancer = scene.balancer()
+    assert balancer.addresses == ("203.0.113.10",)
+    assert scene.status() == [{"ip": "203.0.113.10", "ipMode": "Proxy"}]
+    scene.make("late", loadBalancerIP="203.0.113.99")
+    name = scene.balancer("late").dns_name
+    assert scene.status("late") == [{"hostname": name}]
+    assert scene.conditions("late")["RequestedIP"]["reason"] == "LoadBalancerIPNotFound"
+    eventually(lambda: "LoadBalancerIPNotFound" in scene.reasons("late"))
+
+
+def test_local_traffic_policy_asks_the_nodes_health_check_port(scene: Scene) -> None:
+    scene.make(externalTrafficPolicy="Local")
+    scene.balancer()
+    port = scene.api.get("Service", "web")["spec"]["healthCheckNodePort"]
+    assert scene.health_checks() == {("HTTP", str(port), "/healthz")}
+
+
+def test_source_ranges_by_field_and_their_change(scene: Scene) -> None:
+    scene.make(loadBalancerSourceRanges=["198.51.100.0/24", "203.0.113.0/24"])
+    assert scene.balancer().source_ranges == ("198.51.100.0/24", "203.0.113.0/24")
+    scene.api.patch("Service", "web", {"spec": {"loadBalancerSourceRanges": ["203.0.113.0/24"]}})
+    eventually(lambda: scene.balancer().source_ranges == ("203.0.113.0/24",))
+
+
+def test_mixed_protocols(scene: Scene) -> None:
+    ports = [
+        {"name": "http", "port": 80, "protocol": "TCP"},
+        {"name": "dns", "port": 53, "protocol": "UDP"},
+        {"name": "dns-tcp", "port": 53, "protocol": "TCP", "nodePort": 31053},
+    ]
+    ports[1]["nodePort"] = 31053
+    web = service("web", loadBalancerClass="lbprov.io/aws")
+    web["spec"]["ports"] = ports
+    scene.api.create(web)
+    listeners = {(v.port, v.protocol) for v in scene.balancer().listeners}
+    assert listeners == {(80, "TCP"), (53, "TCP_UDP")}
+
+
+def test_a_port_that_cannot_be_served_is_told_and_the_others_are(scene: Scene) -> None:
+    web = service("web", loadBalancerClass="lbprov.io/aws")
+    web["spec"]["ports"] = [
+        {"name": "http", "port": 80, "protocol": "TCP"},
+        {"name": "sctp", "port": 38412, "protocol": "SCTP"},
+    ]
+    scene.api.create(web)
+    assert [v.port for v in scene.balancer().listeners] == [80]
+    assert "spec.ports[1]" in scene.conditions()["Ports"]["message"]
+
+
+def test_dual_stack(scene: Scene) -> None:
+    """The lab's network has no IPv6: the load balancer must come up all the same, and say what is missing."""
+    scene.make(ipFamilyPolicy="RequireDualStack")
+    assert scene.api.get("Service", "web")["spec"]["ipFamilies"] == ["IPv4", "IPv6"]
+    balancer = scene.balancer()
+    assert [v.port for v in balancer.listeners] == [80]
+
+
+def test_ipv6_only_is_refused_with_the_remedy(scene: Scene) -> None:
+    scene.make(ipFamilyPolicy="SingleStack", ipFamilies=["IPv6"])
+    eventually(lambda: "Ready" in scene.conditions())
+    message = scene.conditions()["Ready"]["message"]
+    assert message.startswith("spec.ipFamilies: ")
+    assert "IPv4" in message
+    assert scene.aws.leftovers() == ()
+
+
+def test_without_node_ports_an_event_says_what_to_do(scene: Scene) -> None:
+    scene.make(allocateLoadBalancerNodePorts=False)
+    eventually(lambda: scene.reasons() == ["SyncLoadBalancerFailed"])
+    assert "allocateLoadBalancerNodePorts" in scene.conditions()["Ready"]["message"]
+    assert scene.aws.leftovers() == ()
+
+
+def test_aws_that_refuses_is_told_with_its_words_and_asked_again(scene: Scene) -> None:
+    scene.aws.server.fail("CreateLoadBalancer", "AccessDenied", times=1, message="not allowed to")
+    scene.make()
+    eventually(lambda: scene.conditions().get("Ready", {}).get("reason") == "SyncLoadBalancerFailed")
+    assert "CreateLoadBalancer" in scene.conditions()["Ready"]["message"]
+    scene.api.patch("Service", "web", {"metadata": {"annotations": {"example.com/try": "again"}}})
+    scene.balancer()
+    assert scene.controller.metric("lbprov_cloud_api_requests_total", operation="CreateLoadBalancer") == 2

@@ -230,7 +230,7 @@ def test_logs_are_json_and_hold_no_secrets(api: Api, aws: Any, controller_kubeco
         pytest.param(("--workers", "0"), "1<=x<=64", id="no-workers"),
         pytest.param(
             ("--leader-elect", "--lease-duration", "5"),
-            "longer than the renew deadline",
+            "renew deadline",
             id="lease-too-short",
         ),
     ],
