@@ -146,7 +146,10 @@ class Reconciler:
         account, service = attempt.account, attempt.account.service
         owner = owner_of(self._cluster.name, service)
         desired = desired_for(service, targets, owner, needs_node_ports=self._spec.needs_node_ports)
-        observed = self._provider.observe(owner, desired, fresh=_is_awaited(service))
+        observed = self._provider.observe(owner, desired)
+        if _is_awaited(service) and not self._provider.status(desired, observed).ready:
+            # Only the world knows whether what we wait for has come about.
+            observed = self._provider.observe(owner, desired, fresh=True)
         plan = after = self._planned(attempt, owner, desired, observed)
         account.claim()
         if plan.steps:
@@ -287,7 +290,7 @@ def _forget(account: Account) -> None:
 
 
 def _is_awaited(service: Service) -> bool:
-    """Only the world knows whether what we wait for has come about."""
+    """Whether a former reconcile ended in waiting for the world."""
     ready = service.condition(conditions.READY)
     return ready is not None and ready.reason == Reason.WAITING
 

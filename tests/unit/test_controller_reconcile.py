@@ -399,6 +399,17 @@ def test_not_ready_yet_is_pending_with_its_address_published() -> None:
     assert bench.reasons() == ["EnsuringLoadBalancer", "EnsuredLoadBalancer"]
 
 
+def test_what_the_provider_knows_already_is_not_asked_for_again() -> None:
+    """Of a thousand Services that wait, the first one to look may have seen them all."""
+    bench = Bench(Slow)
+    bench.cluster.put(SERVICE)
+    bench.outcome()
+    bench.provider.looks = 1
+    reads = bench.world.reads
+    assert bench.outcome().result is Result.UNCHANGED
+    assert (bench.provider.looks, bench.world.reads) == (1, reads)
+
+
 class InTwoGoes(MemoryProvider):
     """Plans one step at a time."""
 
