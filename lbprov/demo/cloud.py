@@ -97,7 +97,7 @@ class Cloud:
         done = subprocess.run(
             [sys.executable, "-m", "lbprov", *RECONCILE, "-f", str(folder), "-o", "json"],
             check=False,
-            env=plain_environment() | self.server.environment,
+            env=os.environ | self.server.environment,
             capture_output=True,
             text=True,
             timeout=RECONCILE_PATIENCE_S,
@@ -109,11 +109,6 @@ class Cloud:
         report = json.loads(done.stdout)
         calls = report["calls"]
         return ReconcileReport(tuple(report["services"]), int(calls["read"]), int(calls["write"]))
-
-
-def plain_environment() -> dict[str, str]:
-    """This process's environment without the user's own settings of AWS and of lbprov."""
-    return {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "LBPROV_"))}
 
 
 class CloudPath:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lbprov.demo.cloud import ReconcileReport
 from lbprov.demo.stage import PORT, Stage, variant
 from lbprov.lab import Reply
 from lbprov.model import ZONE_LABEL
@@ -60,11 +61,17 @@ def load_balancer(stage: Stage) -> None:
 
 def requested_address(stage: Stage) -> None:
     name = "service-web-lb-ip"
+    absent = f"{name}-absent"
     stage.cloud.world.allocate_address(REQUESTED_IP)
-    stage.show.say(f"The account has the Elastic IP {REQUESTED_IP}.")
-    stage.apply(f"{name}.yaml")
-    stage.reconcile()
-    stage.get_services(name)
+    stage.show.say(
+        f"The account has the Elastic IP {REQUESTED_IP}, but no {ABSENT_IP}, which a second one wants."
+    )
+    stage.apply(
+        f"{name}.yaml",
+        variants=variant(f"{name}.yaml", absent, lambda spec: spec.update(loadBalancerIP=ABSENT_IP)),
+    )
+    report = stage.reconcile()
+    stage.get_services(name, absent)
     balancer = _show_balancer(stage, name)
     status = [str(ingress) for ingress in stage.service(name).ingress]
     stage.show.prove(
@@ -74,33 +81,36 @@ def requested_address(stage: Stage) -> None:
     )
     answer = stage.curl(stage.outside, REQUESTED_IP, PORT)
     stage.prove_served(f"{REQUESTED_IP}:{PORT} reaches the Pod from outside", name, [answer])
-    _address_that_cannot_be(stage, f"{name}.yaml", f"{name}-absent")
+    _fallen_back(stage, absent, report)
 
 
-def _address_that_cannot_be(stage: Stage, manifest: str, name: str) -> None:
-    stage.show.say(f"And one that asks for {ABSENT_IP}, which the account does not have:")
-    stage.apply(f"{name}.yaml", text=variant(manifest, name, lambda s: s.update(loadBalancerIP=ABSENT_IP)))
-    report = stage.reconcile()
-    stage.get_services(name)
+def _fallen_back(stage: Stage, name: str, report: ReconcileReport) -> None:
+    """The address that cannot be: another one, in the same run, and a word that says why."""
     balancer = _show_balancer(stage, name)
     stage.show.command(f"kubectl describe service {name}")
-    stage.show.table(
-        ("Type", "Reason", "Message"), [(e["type"], e["reason"], e["message"]) for e in report.events(name)]
-    )
-    why = [e["message"] for e in report.events(name) if e["type"] == "Warning" and ABSENT_IP in e["message"]]
+    events = report.events(name)
+    stage.show.table(("Type", "Reason", "Message"), [(e["type"], e["reason"], e["message"]) for e in events])
+    why = [e["message"] for e in events if e["type"] == "Warning" and ABSENT_IP in e["message"]]
     stage.show.prove(
-        "it gets an ephemeral address in the same run, and a Warning says why",
+        f"the one that wants {ABSENT_IP} gets an ephemeral address in the same run, and a Warning says why",
         bool(why) and report.address(name) == balancer.dns_name and not balancer.addresses,
-        f"address {report.address(name) or 'none'}, events {report.events(name)}",
+        f"address {report.address(name) or 'none'}, events {events}",
     )
     answer = stage.curl(stage.outside, balancer.dns_name, PORT)
     stage.prove_served("which reaches the Pod from outside", name, [answer])
+    before = stage.cloud.world.inventory()
     stage.show.command(f"kubectl delete -f {name}.yaml")
     stage.cluster.delete(f"{name}.yaml")
     stage.reconcile()
-    left = [b.name for b in stage.cloud.world.load_balancers() if b.name == balancer.name]
-    gone = stage.cluster.service(name) is None and not left
-    stage.show.prove("deleted, it leaves no load balancer behind", gone, left)
+    gone = sorted(before - stage.cloud.world.inventory())
+    parts = ("listener", "load balancer", "security group", "target group")
+    stage.show.prove(
+        f"deleted, it takes along everything that was made for it: {', '.join(parts)}",
+        stage.cluster.service(name) is None
+        and len(gone) == len(parts)
+        and all(line.startswith(part) for line, part in zip(gone, parts, strict=True)),
+        f"gone: {gone}",
+    )
 
 
 def _show_balancer(stage: Stage, service: str) -> LoadBalancerView:

@@ -21,7 +21,6 @@ import yaml
 
 from lbprov.cluster.manifests import ManifestCluster
 from lbprov.cluster.manifests.cluster import STATE_FILE
-from lbprov.demo.cloud import plain_environment
 from lbprov.lab import Lab, LabProcess, NodeHost, PodHost
 from lbprov.model import ObjectKey, Pod, Service
 
@@ -86,7 +85,6 @@ class NodeAgents:
         for node in nodes:
             process = node.popen(
                 [sys.executable, "-m", "lbprov", *node_arguments(node, folder)],
-                env=plain_environment() | {"PYTHONUNBUFFERED": "1"},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
             )
@@ -128,7 +126,7 @@ def _applied_version(line: str) -> str:
         record = json.loads(line)
     except ValueError:
         return ""
-    return str(record.get("version", "")) if record.get("message") == "applied" else ""
+    return str(record.get("version", "")) if record.get("msg") == "applied" else ""
 
 
 def node_arguments(node: NodeHost, folder: Path) -> list[str]:
@@ -153,9 +151,9 @@ class DemoCluster:
         self.kubelet = Kubelet(lab)
         self.agents = NodeAgents()
 
-    def apply(self, *names: str, text: str = "") -> None:
-        """The walkthrough's manifests of these names, as they are; or, of one name, `text` instead."""
-        self._change({name: text or (MANIFESTS / name).read_text() for name in names})
+    def apply(self, *names: str, variants: Mapping[str, str] | None = None) -> None:
+        """The walkthrough's manifests of these names, as they are, and `variants` of them: name -> text."""
+        self._change({name: (MANIFESTS / name).read_text() for name in names} | dict(variants or {}))
 
     def edit(self, *names: str, change: Callable[[str, dict[str, Any]], None]) -> None:
         """Load manifests of the folder, let `change(name, manifest)` edit each, put them back."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import shutil
 import signal
@@ -38,7 +39,7 @@ def run(show: Show, steps: Sequence[DemoStep] = STEPS) -> int:
     need_programs([*OF_THE_LAB, "iptables", "iptables-restore", "ip6tables-restore"])
     need_moto()
     try:
-        with _signals_raise():
+        with _without_settings(), _signals_raise():
             _run(show, steps)
     except DoesNotHoldError:
         show.end()
@@ -52,28 +53,25 @@ def run(show: Show, steps: Sequence[DemoStep] = STEPS) -> int:
 
 def _run(show: Show, steps: Sequence[DemoStep]) -> None:
     show.title("lbprov demo: one web server behind every kind of Service, on this machine")
+    folder = Path(tempfile.gettempdir(), f"lbprov-demo-{secrets.token_hex(8)}")
     with contextlib.ExitStack() as scene:
+        scene.callback(shutil.rmtree, folder, ignore_errors=True)  # before it is there: no gap for a signal
         try:
+            folder.mkdir(mode=0o700)
+            lab = scene.enter_context(Lab.open())
             with show.step(0, "The scene"), show.waiting("setting it up"):
-                stage = _set_up(scene, show)
+                stage = _set_up(scene, lab, folder, show)
             for number, step in enumerate(steps, 1):
                 with show.step(number, step.title):
                     step.act(stage)
         finally:
-            for (
-                number
-            ) in SIGNALS:  # from here on everything is being taken away: a second Ctrl-C changes nothing
-                signal.signal(number, signal.SIG_IGN)
+            _ignore_signals()  # everything is being taken away: a Ctrl-C changes nothing now
 
 
-def _set_up(scene: contextlib.ExitStack, show: Show) -> Stage:
-    folder = Path(tempfile.gettempdir(), f"lbprov-demo-{secrets.token_hex(8)}")
-    scene.callback(shutil.rmtree, folder, ignore_errors=True)  # before it is there: no gap for a signal
-    folder.mkdir(mode=0o700)
+def _set_up(scene: contextlib.ExitStack, lab: Lab, folder: Path, show: Show) -> Stage:
     cloud = Cloud(NODES)
     scene.callback(cloud.stop)
     cloud.start()
-    lab = scene.enter_context(Lab.open())
     for name in NODES:
         lab.add_node(name)
     outside = lab.add_client("outside")
@@ -85,11 +83,25 @@ def _set_up(scene: contextlib.ExitStack, show: Show) -> Stage:
 
 
 @contextlib.contextmanager
+def _without_settings() -> Iterator[None]:
+    """What the user has set for AWS (a profile) and for lbprov is for the user's own clusters: neither this
+    process nor those that it starts see it in the block."""
+    hidden = {k: v for k, v in os.environ.items() if k.startswith(("AWS_", "LBPROV_"))}
+    for name in hidden:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+@contextlib.contextmanager
 def _signals_raise() -> Iterator[None]:
-    """SIGINT, SIGTERM and SIGHUP raise EndedBySignal in the block, wherever it is. After one of them all stay
-    ignored: the process is about to end, and whoever holds Ctrl-C down gets the same exit code."""
+    """SIGINT, SIGTERM and SIGHUP raise EndedBySignal in the block, wherever it is. After the first one all
+    stay ignored: the process is about to end, and whoever holds Ctrl-C down gets the same exit code."""
 
     def end(number: int, _frame: FrameType | None) -> None:
+        _ignore_signals()
         raise EndedBySignal(number)
 
     before = {number: signal.signal(number, end) for number in SIGNALS}
@@ -102,6 +114,11 @@ def _signals_raise() -> Iterator[None]:
         raise
     else:
         _restore(before)
+
+
+def _ignore_signals() -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _restore(handlers: Mapping[signal.Signals, Any]) -> None:

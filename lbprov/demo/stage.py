@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,11 +38,12 @@ class Stage:
         """The client Pod."""
         return self.cluster.kubelet.host(ObjectKey("default", "client"))
 
-    def apply(self, *names: str, text: str = "") -> None:
-        for name in names:
+    def apply(self, *names: str, variants: Mapping[str, str] | None = None) -> None:
+        """As `DemoCluster.apply`."""
+        for name in (*names, *(variants or ())):
             self.show.command(f"kubectl apply -f {name}")
         with self.show.waiting("the nodes take it over"):
-            self.cluster.apply(*names, text=text)
+            self.cluster.apply(*names, variants=variants)
 
     def service(self, name: str) -> Service:
         service = self.cluster.service(name)
@@ -101,9 +102,9 @@ def _is_page_of(answer: Answer, pods: dict[str, tuple[str, ...]]) -> bool:
     )
 
 
-def variant(manifest: str, name: str, change: Callable[[dict[str, Any]], object]) -> str:
-    """A manifest of the walkthrough under another name, with its spec changed."""
+def variant(manifest: str, name: str, change: Callable[[dict[str, Any]], object]) -> dict[str, str]:
+    """A manifest of the walkthrough under another name, with its spec changed: file -> text."""
     document = yaml.safe_load((MANIFESTS / manifest).read_text())
     document["metadata"]["name"] = name
     change(document["spec"])
-    return yaml.safe_dump(document, sort_keys=False)
+    return {f"{name}.yaml": yaml.safe_dump(document, sort_keys=False)}

@@ -68,8 +68,9 @@ def requested_cluster_ip(stage: Stage) -> None:
     )
     answer = stage.curl(stage.client, "10.101.150.150", PORT)
     stage.prove_served(f"10.101.150.150:{PORT} reaches the Pod", name, [answer])
+    stage.show.say("And the same with clusterIP 192.168.150.150:")
     bad = variant(f"{name}.yaml", f"{name}-bad", lambda spec: spec.update(clusterIP="192.168.150.150"))
-    stage.apply(f"{name}-bad.yaml", text=bad)
+    stage.apply(variants=bad)
     problems = [str(p) for p in stage.cluster.snapshot.problems if f"{name}-bad" in p.object]
     stage.show.output("\n".join(problems).replace(f"{stage.cluster.folder}/", ""))
     clear = any("spec.clusterIP" in p and "192.168.150.150" in p and "10.96.0.1" in p for p in problems)
@@ -103,9 +104,8 @@ def node_port(stage: Stage) -> None:
         f"port {NODE_PORT + 1}, which no Service has, is refused", isinstance(near, Refused), near
     )
     auto = f"{name}-auto"
-    stage.apply(
-        f"{auto}.yaml", text=variant(f"{name}.yaml", auto, lambda spec: spec["ports"][0].pop("nodePort"))
-    )
+    stage.show.say("And the same without nodePort:")
+    stage.apply(variants=variant(f"{name}.yaml", auto, lambda spec: spec["ports"][0].pop("nodePort")))
     stage.get_services(auto)
     port = stage.service(auto).ports[0].node_port
     stage.show.prove(
@@ -134,10 +134,11 @@ def external_ips(stage: Stage) -> None:
     def as_node_port(spec: dict[str, Any]) -> None:
         spec.update(type="NodePort", ports=[{"port": PORT + 1, "targetPort": 80}])
 
-    stage.apply(f"{typed}.yaml", text=variant(f"{name}.yaml", typed, as_node_port))
+    stage.show.say(f"And the same as a NodePort Service, on port {PORT + 1}:")
+    stage.apply(variants=variant(f"{name}.yaml", typed, as_node_port))
     stage.get_services(typed)
     stage.prove_served(
-        f"whatever the type: {EXTERNAL_IP}:{PORT + 1} of a NodePort Service too",
+        f"whatever the Service's type: {EXTERNAL_IP}:{PORT + 1} reaches it too",
         typed,
         [stage.outside.http_get(EXTERNAL_IP, PORT + 1)],
     )
@@ -153,13 +154,15 @@ def traffic_follows(stage: Stage) -> None:
     node_ports = [Probe(node.ipv4, NODE_PORT) for node in stage.nodes]
     outside = stage.outside.keep_asking([*node_ports, Probe(REQUESTED_IP, PORT), Probe(EXTERNAL_IP, PORT)])
     seen: set[str] = set()
-    for said, change in _CHANGES:
+    for said, change, follows in _CHANGES:
         stage.show.command(said)
         with stage.show.waiting("the nodes take it over"):
             stage.cluster.edit("deployment-web.yaml", change=change)
         stage.get_pods()
         pods = stage.cluster.pods_of("service-web-clusterip")
         seen |= kubectl.names(pods)
+        places = sorted(pod.node_name for pod in pods)
+        stage.show.must(f"then the Pods are on {', '.join(follows)}", places == follows, places)
         _prove_spread(stage, cluster_ip, kubectl.names(pods))
     loops = [inside.stop(), outside.stop()]
     made = sum(loop.made for loop in loops)
@@ -179,14 +182,20 @@ def _move(_: str, manifest: dict[str, Any]) -> None:
     manifest["spec"]["template"]["spec"]["nodeSelector"] = {"kubernetes.io/hostname": "node-3"}
 
 
-_CHANGES: Sequence[tuple[str, Callable[[str, dict[str, Any]], None]]] = (
-    ("kubectl scale deployment webserver --replicas=3", _set_replicas(3)),
+# What is typed, what it does to the Deployment, on which nodes the Pods are afterwards.
+_CHANGES: Sequence[tuple[str, Callable[[str, dict[str, Any]], None], list[str]]] = (
+    (
+        "kubectl scale deployment webserver --replicas=3",
+        _set_replicas(3),
+        ["node-1", "node-2", "node-3"],
+    ),
     (
         "kubectl patch deployment webserver -p "
         """'{"spec": {"template": {"spec": {"nodeSelector": {"kubernetes.io/hostname": "node-3"}}}}}'""",
         _move,
+        ["node-3", "node-3", "node-3"],
     ),
-    ("kubectl scale deployment webserver --replicas=2", _set_replicas(2)),
+    ("kubectl scale deployment webserver --replicas=2", _set_replicas(2), ["node-3", "node-3"]),
 )
 
 

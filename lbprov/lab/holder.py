@@ -177,8 +177,9 @@ class Holder:
         _end(self._process)
 
 
-def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    return {**os.environ, "PATH": search_path(), **(extra or {})}
+def environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
+    """`env`, or ours, with a PATH on which system programs are found."""
+    return {**(os.environ if env is None else env), "PATH": search_path()}
 
 
 def _start(in_user_namespace: bool) -> subprocess.Popen[str]:

@@ -76,7 +76,8 @@ class Host:
         stdout: int | IO[Any] | None = None,
         stderr: int | IO[Any] | None = None,
     ) -> LabProcess:
-        """Start a program; it is killed with the host. Its working directory is `/`. `env` adds to ours."""
+        """Start a program; it is killed with the host. Its working directory is `/`, its environment `env` or
+        ours, with the folders of system programs on PATH."""
         if self._holder is None or self._keeper is None:
             raise RuntimeError(f"{self.name} is not (or no longer) part of a lab")
         process = LabProcess(
