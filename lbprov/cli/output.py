@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from lbprov.controller.one_pass import PassResult
 
 
+MIN_NOTE_WIDTH = 24
+
+
 def write_data(data: Any, output: str, *, one_line: bool = False) -> None:
     """`data` as JSON or YAML. `one_line`: as one of several documents of a stream."""
     if output == "json":
@@ -29,7 +32,7 @@ def write_data(data: Any, output: str, *, one_line: bool = False) -> None:
 
 
 def write_table(head: Sequence[str], rows: Iterable[Sequence[str]], stream: TextIO | None = None) -> None:
-    """Aligned columns; on a terminal as wide as that is, with long cells folded."""
+    """Aligned columns."""
     stream = stream or sys.stdout
     rows = [[_one_line(cell) for cell in row] for row in rows]
     if stream.isatty():
@@ -41,16 +44,22 @@ def write_table(head: Sequence[str], rows: Iterable[Sequence[str]], stream: Text
         click.echo(line.rstrip(), file=stream)
 
 
-def _write_rich_table(head: Sequence[str], rows: Iterable[Sequence[str]], stream: TextIO) -> None:
+def _write_rich_table(head: Sequence[str], rows: Sequence[Sequence[str]], stream: TextIO) -> None:
+    """The last column is folded. The others are whole, however narrow the terminal: they are to be copied."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*head, box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for index, name in enumerate(head):
+        table.add_column(name, no_wrap=index < len(head) - 1, overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
-    Console(file=stream, highlight=False).print(table)
+    console = Console(file=stream, highlight=False)
+    whole = sum(max(len(row[i]) for row in [head, *rows]) + 3 for i in range(len(head) - 1))
+    console.width = max(console.width, whole + MIN_NOTE_WIDTH)
+    console.print(table)
 
 
 _STYLES = {"created": "green", "updated": "green", "deleted": "yellow", "pending": "yellow", "failed": "red"}

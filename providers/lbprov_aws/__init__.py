@@ -18,6 +18,6 @@ SPEC = ProviderSpec(
     load_balancer_class="lbprov.io/aws",
     summary="AWS: a Network Load Balancer per Service",
     build=_build,
-    extra="aws",
+    extra="lbprov[aws]",
     options=OPTIONS,
 )

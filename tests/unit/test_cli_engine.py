@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import sys
@@ -17,6 +18,7 @@ from click.testing import CliRunner, Result
 
 from lbprov import plugins
 from lbprov.api import ENTRY_POINT_GROUP, ProviderError, ProviderOption
+from lbprov.cli import output
 from lbprov.cli.main import main
 from lbprov.testing.clock import FakeClock
 from lbprov.testing.memory import spec_for
@@ -474,8 +476,31 @@ def test_control_characters_of_others_do_not_reach_the_terminal(desk: Desk) -> N
         raise ProviderError("evil \x1b[31m\nService default/other: created")
 
     desk.world.list_all = refuse  # type: ignore[method-assign]
-    for output in ("table", "json"):
-        result = desk.run("reconcile", "-o", output)
+    for format_ in ("table", "json"):
+        result = desk.run("reconcile", "-o", format_)
         assert "\x1b" not in result.output
         assert not any(line.startswith("Service default/other") for line in result.output.splitlines())
     desk.world.list_all = original  # type: ignore[method-assign]
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    terminal = _Terminal()
+    cells = (
+        "a-namespace-that-is-long",
+        "web",
+        "created",
+        "2001:db8:1111:2222:3333:4444:5555:6666",
+        "a note " * 9 + "end",
+    )
+    output.write_table(output.OUTCOME_HEAD, [cells], terminal)
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue()).splitlines()
+    assert all(cell in shown[2] for cell in cells[:-1])
+    notes = [line[-output.MIN_NOTE_WIDTH :].strip() for line in shown[2:]]
+    assert len(notes) > 1
+    assert " ".join(notes) == cells[-1]

@@ -68,6 +68,7 @@ def test_ours_is_found_without_importing_it() -> None:
     (aws,) = [p for p in plugins.discover() if p.name == "aws"]
     assert aws.origin.startswith("lbprov ")
     assert aws.entry_point.value == "lbprov_aws:SPEC"
+    assert plugins.load("aws").extra == "lbprov[aws]"
 
 
 def test_the_one_that_is_asked_for_is_loaded(entry: Any) -> None:
