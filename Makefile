@@ -1,5 +1,5 @@
 # Every target does its own set-up. `make demo` shows the product, `make test` proves it.
-.PHONY: demo test setup lint types format bench lock clean
+.PHONY: demo test soak setup lint types format bench lock clean
 
 BIN := .venv/bin
 PYTEST_ARGS ?=
@@ -9,6 +9,10 @@ demo: setup
 
 test: lint types
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+# Outages of a minute, kills by the dozen, hostile Services by the thousand: about half an hour.
+soak: setup
+	$(BIN)/pytest -m soak --timeout 3600 $(PYTEST_ARGS)
 
 setup:
 	@scripts/setup.sh
