@@ -8,9 +8,13 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lbprov.api import (
     Action,
+    L4Protocol,
+    Listener,
     LoadBalancer,
     Owner,
     Plan,
@@ -22,7 +26,15 @@ from lbprov.api import (
     Target,
 )
 from lbprov.testing.clock import FakeClock
-from lbprov.testing.conformance import Harness, ProviderConformance, SimulatedCrash, balancer, converge
+from lbprov.testing.conformance import (
+    Harness,
+    ProviderConformance,
+    SimulatedCrash,
+    apply,
+    balancer,
+    converge,
+    plan_of,
+)
 from lbprov.testing.memory import MemoryProvider
 from lbprov.testing.memory_plan import Observed, balancer_name
 from lbprov.testing.memory_world import MemoryWorld, Name, Resource
@@ -176,6 +188,39 @@ class Bulldozer(MemoryProvider):
             return plan
         anew = super().plan(desired, Observed(observed.owner))
         return replace(plan, steps=(*super().plan(None, observed).steps, *anew.steps))
+
+
+LISTENERS = st.lists(
+    st.builds(Listener, st.integers(1, 4), st.sampled_from(L4Protocol), st.integers(30000, 30003)),
+    min_size=1,
+    max_size=6,
+    unique_by=lambda listener: (listener.port, listener.protocol),
+).map(tuple)
+SHAPES = st.fixed_dictionaries(
+    {
+        "listeners": LISTENERS,
+        "targets": st.sets(st.integers(0, 3)).map(lambda s: tuple(Target(f"node-{n}") for n in sorted(s))),
+        "source_ranges": st.sampled_from([(), ("203.0.113.0/24",), ("203.0.113.0/24", "198.51.100.0/24")]),
+        "internal": st.booleans(),
+    }
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(SHAPES, SHAPES)
+def test_applying_the_plan_from_any_to_any_gives_the_other(
+    before: dict[str, Any], after: dict[str, Any]
+) -> None:
+    fresh, changed = MemoryHarness(), MemoryHarness()
+    converge(fresh, fresh.provider(), balancer(fresh, **after))
+    provider = changed.provider()
+    converge(changed, provider, balancer(changed, **before))
+    plan = plan_of(provider, balancer(changed).owner, balancer(changed, **after))
+    apply(provider, plan)
+    assert sorted(changed.inventory()) == sorted(fresh.inventory())
+    assert plan_of(provider, balancer(changed).owner, balancer(changed, **after)).is_empty
+    if before == after:
+        assert plan.is_empty
 
 
 @pytest.mark.parametrize(
