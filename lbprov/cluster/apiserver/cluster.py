@@ -78,8 +78,9 @@ class ApiCluster:
     def stop(self) -> None:
         """Stop following, at once; tell the Events that are queued, for 2 s at most. For good."""
         if self._started:
-            for reflector in self.reflectors:
-                reflector.stop()
+            for wait_s in (0.0, 0.5):
+                for reflector in self.reflectors:
+                    reflector.stop(wait_s)
         self._events.stop()
 
     def elector(self, namespace: str, name: str, identity: str, **timing: float) -> LeaderElector:

@@ -104,7 +104,8 @@ class Feed(Generic[K, V]):
         self._listed: set[K] = set()
         self._complete = True  # no item of the list under way lacked a name
         self._lines = 0  # of the watch under way
-        self._refusals = 0  # in a row, of watches
+        self._refusals = 0  # of watches in a row
+        self._gone_in_a_row = 0
         self.counts = FeedCounts()
         self.synced = False
 
@@ -182,14 +183,18 @@ class Feed(Generic[K, V]):
         return self._backoff.next_s()
 
     def gone(self, lived_s: float = 0.0) -> float:
-        """410, in whatever way: the next request is an exact list. Seconds to wait before it: none after a
-        watch that held, else twice a failure's, since a list and a watch will follow. When it is a list's
-        own token that expires, the next list has no pages."""
+        """410, in whatever way: the next request is an exact list. Seconds to wait before it: none, but in a
+        row of 410s a failure's, and twice that where lists succeed and the watches after them do not. When
+        it is a list's own token that expires, the next list has no pages."""
         self.counts.failures += 1
+        requests = 2 if self._version else 1
         limit = 0 if self._list.continue_ else PAGE_ITEMS
         self.restart()
         self._begin_list(limit=limit)
-        return 2 * self.ended(lived_s)
+        if lived_s >= HEALTHY_S:
+            self._recovered()
+        self._gone_in_a_row += 1
+        return 0.0 if self._gone_in_a_row == 1 else requests * self._backoff.next_s()
 
     def failed(self, lived_s: float = 0.0, *, refused: bool = False) -> float:
         """Anything else went wrong (`refused`: the server answered, with no). A list begins anew, a watch
@@ -208,6 +213,7 @@ class Feed(Generic[K, V]):
     def _recovered(self) -> None:
         self._backoff.reset()
         self._refusals = 0
+        self._gone_in_a_row = 0
 
     def _begin_list(self, version: str = "", limit: int = PAGE_ITEMS) -> None:
         self._list = ListRequest(version, limit=limit)

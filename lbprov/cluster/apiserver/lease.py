@@ -88,6 +88,7 @@ class LeaderElector:
         self._mine: LeaseRecord | None = None  # our last write, as answered
         self._seen: LeaseRecord | None = None  # somebody's, and since when by our clock
         self._seen_s = NEVER_S
+        self._began_s = NEVER_S  # of the last attempt
         self._failing = False
         self._stopping = False
         self._wake = threading.Event()
@@ -138,15 +139,17 @@ class LeaderElector:
         self._ended.wait(wait_s)
 
     def pause_s(self) -> float:
-        """Until the next attempt. A leader's ends with its fence, so that `on_stopped` is not late."""
-        pause_s = self._retry_period_s * self._rng.uniform(1.0, 1.2)
-        left_s = self._fence_s - self._now_s()
-        if left_s > 0:
-            return min(pause_s, left_s)
-        return pause_s * 1.5 if self._failing else pause_s
+        """Until the next attempt: attempts begin a retry period apart, whatever they take. A leader's pause
+        ends with its fence, so that `on_stopped` is not late."""
+        period_s = self._retry_period_s * self._rng.uniform(1.0, 1.2)
+        now_s = self._now_s()
+        if self._fence_s > now_s:
+            return min(max(self._began_s + period_s - now_s, 0.0), self._fence_s - now_s)
+        return period_s * 1.5 if self._failing else period_s
 
     def attempt(self) -> None:
         """Renew, or take the lease if it is free. Never raises what an API server can do to us."""
+        self._began_s = self._now_s()
         try:
             self._attempt()
             self._failing = False

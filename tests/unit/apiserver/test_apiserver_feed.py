@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from collections.abc import Callable
@@ -157,6 +158,21 @@ def test_410_in_the_stream_asks_for_an_exact_list_at_once(feed: ServiceFeed, lin
     assert feed.counts.changes == 3
 
 
+def test_410_right_after_an_outage_is_answered_at_once_and_in_a_row_later(feed: ServiceFeed) -> None:
+    """A restarted API server remembers nothing from before."""
+    _synced(feed)
+    for _ in range(10):
+        feed.failed()
+    assert feed.gone() == 0.0
+    feed.next()
+    feed.page(_page(20))
+    feed.next()
+    assert feed.gone() > 5.0
+    feed.next()
+    assert feed.gone() <= 5.0, "a list that is told 410 is one request"
+    assert feed.gone(lived_s=60.0) == 0.0
+
+
 def test_other_errors_in_the_stream_resume_the_watch(feed: ServiceFeed) -> None:
     _synced(feed)
     with pytest.raises(Unavailable):
@@ -200,12 +216,29 @@ def test_an_expired_token_begins_anew_without_pages(
     feed.next()
     feed.page(_page(7, _service("a", 1), more="token"))
     feed.next()
-    assert feed.gone() > 0
+    assert feed.gone() == 0.0
     assert feed.next() == ListRequest("", limit=0)
     feed.page(_page(9, _service("b", 8)))
     assert store.keys() == (_key("b"),), "what the first page said and the new list does not is gone"
     feed.gone()
     assert feed.next() == ListRequest("", limit=500), "pages again the next time"
+
+
+def test_a_list_takes_only_news_apart(store: Store[ObjectKey, Service]) -> None:
+    taken_apart = []
+
+    def decode(raw: Any) -> Service | None:
+        taken_apart.append(raw)
+        return wire.SERVICES.decode(raw)
+
+    feed = Feed(dataclasses.replace(wire.SERVICES, decode=decode), store, random.Random(1))
+    broken = _service("c", 3, type="Teleport")
+    _synced(feed, _service("a", 1), _service("b", 1), broken)
+    assert len(taken_apart) == 3
+    feed.restart()
+    _synced(feed, _service("a", 1), _service("b", 2), broken)
+    assert len(taken_apart) == 4, "the version of b is new, though its value is not"
+    assert (feed.counts.changes, feed.counts.rejected) == (2, 1)
 
 
 def test_a_failure_between_pages_begins_the_list_anew(
