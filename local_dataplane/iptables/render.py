@@ -38,7 +38,7 @@ def host_bits(family: IPFamily) -> int:
 def fragment(state: ServiceState, config: NodeConfig, node: NodeFacts) -> Fragment:
     """Only the chains that some frontend of the state leads to."""
     chains: dict[str, Rules] = {}
-    internal = _internal(state, config, chains)
+    internal = _internal(state, chains)
     external = ""
     if state.node_port or state.external_ips or state.load_balancer_ips:
         external = _external(state, config, chains)
@@ -48,14 +48,14 @@ def fragment(state: ServiceState, config: NodeConfig, node: NodeFacts) -> Fragme
     return Fragment(tuple(chains.items()), internal, external, load_balancer)
 
 
-def _internal(state: ServiceState, config: NodeConfig, chains: dict[str, Rules]) -> str:
+def _internal(state: ServiceState, chains: dict[str, Rules]) -> str:
     """Clients of the clusterIP."""
     verdict = state.verdict(state.internal_policy)
     if verdict is not Verdict.FORWARD:
         return names.REFUSE if verdict is Verdict.REFUSE else names.DROP
     if state.internal_policy is TrafficPolicy.LOCAL:
-        return _local(state, config, chains)
-    return _cluster(state, config, chains)
+        return _local(state, chains)
+    return _cluster(state, chains)
 
 
 def _external(state: ServiceState, config: NodeConfig, chains: dict[str, Rules]) -> str:
@@ -65,64 +65,59 @@ def _external(state: ServiceState, config: NodeConfig, chains: dict[str, Rules])
     name = names.external_chain(state.key)
     if state.external_policy is TrafficPolicy.CLUSTER:
         # The answer must come back through this node, which alone knows the connection.
-        chains[name] = (MARK_MASQUERADE, f"-g {_cluster(state, config, chains)}")
+        chains[name] = (MARK_MASQUERADE, f"-g {_cluster(state, chains)}")
         return name
-    rules = []
+    rules = list(unmark_clients(state.key.family, config))
     if state.choice.cluster:
-        anywhere = _cluster(state, config, chains)
+        anywhere = _cluster(state, chains)
         pods = config.cluster_cidr(state.key.family)
         if pods:
             rules.append(f"-s {pods} -g {anywhere}")
         rules.append(f"-m addrtype --src-type LOCAL {MARK_MASQUERADE}")
         rules.append(f"-m addrtype --src-type LOCAL -g {anywhere}")
-    rules.append(f"-g {_local(state, config, chains) if state.choice.local else names.DROP}")
+    rules.append(f"-g {_local(state, chains) if state.choice.local else names.DROP}")
     chains[name] = tuple(rules)
     return name
 
 
-def _cluster(state: ServiceState, config: NodeConfig, chains: dict[str, Rules]) -> str:
-    name = names.cluster_chain(state.key)
-    if name not in chains:
-        _choose(name, state, state.choice.cluster, config, chains)
-    return name
+def _cluster(state: ServiceState, chains: dict[str, Rules]) -> str:
+    return _choose(names.cluster_chain(state.key), state, state.choice.cluster, chains)
 
 
-def _local(state: ServiceState, config: NodeConfig, chains: dict[str, Rules]) -> str:
-    name = names.local_chain(state.key)
-    if name not in chains:
-        _choose(name, state, state.choice.local, config, chains)
-    return name
+def _local(state: ServiceState, chains: dict[str, Rules]) -> str:
+    return _choose(names.local_chain(state.key), state, state.choice.local, chains)
 
 
-def _choose(
-    name: str,
-    state: ServiceState,
-    backends: tuple[Backend, ...],
-    config: NodeConfig,
-    chains: dict[str, Rules],
-) -> None:
-    """A chain that ends in one of the backends. It masquerades clients of the clusterIP that are no Pods;
-    for other frontends that has been decided before."""
+def _choose(name: str, state: ServiceState, backends: tuple[Backend, ...], chains: dict[str, Rules]) -> str:
+    """A chain that ends in one of the backends; its name."""
     match = f"-p {state.key.protocol.lower()} "
-    rules = _clusterip_masquerade(state, config)
+    if name in chains:
+        return name
     if not state.affinity_s:
-        made = choice_chains(name, backends, dnat, match)
-    else:
-        made = choice_chains(name, backends, lambda b: f"-g {names.affinity_chain(state.key, b)}", "")
-        for backend in backends:
-            chain = names.affinity_chain(state.key, backend)
-            rules += (_recent(f"--rcheck --seconds {state.affinity_s} --reap", chain, state) + f"-g {chain}",)
-            chains[chain] = (f"{match}{_recent('--set', chain, state)}{dnat(backend)}",)
-    made[name] = rules + made[name]
-    chains.update(made)
+        chains.update(choice_chains(name, backends, dnat, match))
+        return name
+    made = choice_chains(name, backends, lambda b: f"-g {names.affinity_chain(state.key, b)}", "")
+    known: Rules = ()
+    for backend in backends:
+        chain = names.affinity_chain(state.key, backend)
+        known += (_recent(f"--rcheck --seconds {state.affinity_s} --reap", chain, state) + f"-g {chain}",)
+        chains[chain] = (f"{match}{_recent('--set', chain, state)}{dnat(backend)}",)
+    chains.update(made | {name: known + made[name]})
+    return name
 
 
-def _clusterip_masquerade(state: ServiceState, config: NodeConfig) -> Rules:
-    destination = f"-d {state.cluster_ip}/{host_bits(state.key.family)} "
-    pods = config.cluster_cidr(state.key.family)
+def mark_clients(family: IPFamily, config: NodeConfig) -> Rules:
+    """Before the frontends are looked at: clients that are no Pods are masqueraded. That is what a
+    clusterIP's clients need; other frontends decide anew."""
+    pods = config.cluster_cidr(family)
     if config.masquerade_all:
-        return (f"{destination}{MARK_MASQUERADE}",)
-    return (f"! -s {pods} {destination}{MARK_MASQUERADE}",) if pods else ()
+        return (MARK_MASQUERADE,)
+    return (f"! -s {pods} {MARK_MASQUERADE}",) if pods else ()
+
+
+def unmark_clients(family: IPFamily, config: NodeConfig) -> Rules:
+    """Takes back what `mark_clients` did."""
+    return (f"-j MARK --set-xmark 0x0/{config.masquerade_mark:#x}",) if mark_clients(family, config) else ()
 
 
 def _recent(action: str, list_name: str, state: ServiceState) -> str:

@@ -14,7 +14,7 @@ from local_dataplane.config import NodeConfig, NodeFacts
 from local_dataplane.iptables import names
 from local_dataplane.iptables.dispatch import Dispatch, Target, address_shape
 from local_dataplane.iptables.fixed import Table, fixed_chains, nodeport_entrance
-from local_dataplane.iptables.render import Fragment, fragment, host_bits
+from local_dataplane.iptables.render import Fragment, fragment, host_bits, mark_clients, unmark_clients
 from local_dataplane.iptables.tree import Entry, PrefixTree, Rules
 from local_dataplane.table import ForwardingTable, Frontend, PortKey, Purpose, ServiceState
 
@@ -100,8 +100,12 @@ class Ruleset:
     def _render_trees(self) -> None:
         for chain, rules in (self._dispatch.take_changes() | self._sources.take_changes()).items():
             self._put(Table.NAT, chain, rules)
+        frontends = self._dispatch.root_rules()
+        if frontends:
+            marked = mark_clients(self.family, self._config)
+            frontends = (*marked, *frontends, *unmark_clients(self.family, self._config))
         entrance = nodeport_entrance(self.family, self._config) if self._dispatch.has_nodeports else ()
-        self._put(Table.NAT, names.SERVICES, self._dispatch.root_rules() + entrance)
+        self._put(Table.NAT, names.SERVICES, frontends + entrance)
         self._put(Table.NAT, names.HAIRPIN, self._sources.root_rules())
 
     def _put(self, table: Table, chain: str, rules: Rules | None) -> None:
