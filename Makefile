@@ -1,5 +1,5 @@
 # Every target does its own set-up. `make demo` shows the product, `make test` proves it.
-.PHONY: demo test soak setup lint types format bench lock clean
+.PHONY: demo test soak setup setup-tests lint types format bench lock clean
 
 BIN := .venv/bin
 PYTEST_ARGS ?=
@@ -7,15 +7,18 @@ PYTEST_ARGS ?=
 demo: setup
 	@$(BIN)/lbprov demo
 
-test: lint types
+test: setup-tests lint types
 	$(BIN)/pytest $(PYTEST_ARGS)
 
 # Outages of a minute, kills by the dozen, hostile Services by the thousand: about half an hour.
-soak: setup
+soak: setup-tests
 	$(BIN)/pytest -m soak --timeout 3600 $(PYTEST_ARGS)
 
 setup:
 	@scripts/setup.sh
+
+setup-tests:
+	@scripts/setup.sh tests
 
 lint: setup
 	$(BIN)/ruff check .
@@ -34,9 +37,14 @@ bench: setup
 	$(BIN)/python -m bench
 
 # After a change of dependencies in pyproject.toml.
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+    --custom-compile-command "make lock"
+IMAGE = deploy/image
 lock: setup
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --all-extras \
-	    --group dev --no-emit-index-url pyproject.toml -o requirements.txt
+	$(LOCK) --all-extras --group dev pyproject.toml -o requirements.txt
+	$(LOCK) --extra aws -c requirements.txt pyproject.toml -o $(IMAGE)/requirements.txt
+	sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' pyproject.toml | \
+	    $(LOCK) -c requirements.txt - -o $(IMAGE)/build-requirements.txt
 
 clean:
 	rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,12 +1,14 @@
 #!/bin/sh
 # All the set-up there is: the programs of system-packages.txt, then .venv from the locked requirements.
-# Does nothing when nothing has changed. PYTHON names another interpreter than python3.
+# Does nothing when nothing has changed. `setup.sh tests`: what only the tests need, too. PYTHON names another
+# interpreter than python3.
 set -eu
 cd "$(dirname "$0")/.."
 PATH="$PATH:/usr/sbin:/sbin" # where Debian keeps ip and iptables, and where users do not look
 PYTHON="${PYTHON:-python3}"
 
-missing=$(grep -v '^#' scripts/system-packages.txt | while read -r program package; do
+missing=$(grep -v '^#' scripts/system-packages.txt | while read -r program package use; do
+    [ -z "$use" ] || [ "$use" = "${1:-}" ] || continue
     command -v "$program" >/dev/null 2>&1 || echo "$package"
 done)
 "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"

@@ -8,6 +8,7 @@ Its programs are built before the first test, once per machine, outside of any t
 | `api` | its administrator in a fresh namespace; no Services and no Nodes but those that the test makes |
 | `installed` | the namespace, ServiceAccount and RBAC that we ship, applied |
 | `admin_kubeconfig`, `controller_kubeconfig` | paths: the administrator's, the shipped ServiceAccount's |
+| `kubectl` | the path of a kubectl |
 | `relay` | a way to the API server that misbehaves when told to |
 """
 
@@ -26,14 +27,18 @@ MODULE = Path(__file__).parent / "controlplane"
 INSTALL = Path(__file__).parents[2] / "deploy/install.yaml"
 NAMESPACE, SERVICE_ACCOUNT = "lbprov-system", "lbprov-controller"
 RIGHTS = ("Namespace", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
+PROGRAMS = {"_plane": CONTROL_PLANE, "kubectl": ("kubectl",)}  # fixture -> what it runs
 _numbers = itertools.count(1)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    wanted = any("control_plane" in getattr(item, "fixturenames", ()) for item in session.items)
-    if wanted and not session.config.option.collectonly:
-        terminal = session.config.pluginmanager.get_plugin("terminalreporter")
-        programs(MODULE, CONTROL_PLANE, terminal.write_line if terminal else print)
+    if session.config.option.collectonly:
+        return
+    fixtures = {name for item in session.items for name in getattr(item, "fixturenames", ())}
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    for fixture, names in PROGRAMS.items():
+        if fixture in fixtures:
+            programs(MODULE, names, terminal.write_line if terminal else print)
 
 
 @pytest.fixture(scope="session")
@@ -90,6 +95,11 @@ def admin_kubeconfig(control_plane: ControlPlane) -> Path:
 @pytest.fixture
 def controller_kubeconfig(control_plane: ControlPlane, installed: str) -> Path:
     return control_plane.kubeconfig(installed, SERVICE_ACCOUNT)
+
+
+@pytest.fixture(scope="session")
+def kubectl() -> Path:
+    return programs(MODULE, ["kubectl"])["kubectl"]
 
 
 @pytest.fixture

@@ -204,6 +204,26 @@ def _open_with(apiserver: Path) -> None:
         plane.close()
 
 
+def test_one_can_be_had_from_the_command_line(control_plane: ControlPlane, kubectl: Path) -> None:
+    command = [sys.executable, "-m", "lbprov.lab.controlplane", str(MODULE)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        kubeconfig = process.stdout.readline().partition("KUBECONFIG=")[2].strip()
+        asked = [str(kubectl), "--kubeconfig", kubeconfig, "get", "namespaces", "-o", "name"]
+        done = subprocess.run(asked, capture_output=True, text=True)
+        process.send_signal(signal.SIGINT)
+    assert "namespace/kube-system" in done.stdout
+    assert process.returncode == 0
+    assert not Path(kubeconfig).exists()
+
+
+def test_without_programs_and_go_the_command_says_what_to_do(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lbprov.lab.controlplane", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "is no Go module that pins a control plane" in done.stdout
+
+
 def test_ports_are_not_those_of_clients() -> None:
     first, last = (int(n) for n in Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
     ports = free_ports(20)

@@ -126,6 +126,11 @@ class ControlPlane:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     @property
+    def process_group(self) -> int:
+        """What is started into it ends with the control plane, however that ends."""
+        return self._guard.group
+
+    @property
     def ca_pem(self) -> str:
         return (self._folder / "pki/apiserver.crt").read_text()
 
@@ -166,6 +171,15 @@ class ControlPlane:
         token = self.token(namespace, service_account)
         name = f"{namespace}.{service_account}.{secrets.token_hex(4)}.kubeconfig"
         return self._write(name, self._kubeconfig_text(token, namespace, server))
+
+    def pod_files(self, namespace: str, service_account: str, pod: str) -> Path:
+        """A folder with the files that a Pod finds under /var/run/secrets/kubernetes.io/serviceaccount."""
+        folder = self._folder / f"{namespace}.{pod}.{secrets.token_hex(4)}"
+        folder.mkdir(mode=0o700)
+        files = {"ca.crt": self.ca_pem, "token": self.token(namespace, service_account)}
+        for name, text in {**files, "namespace": namespace}.items():
+            self._write(f"{folder.name}/{name}", text)
+        return folder
 
     def _kubeconfig_text(self, token: str, namespace: str = "default", server: str = "") -> str:
         cluster: dict[str, Any] = {"server": server or self.server}
