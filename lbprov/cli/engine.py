@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 from lbprov.cli import options
 
 if TYPE_CHECKING:
+    from lbprov.cluster.apiserver import ApiCluster
     from lbprov.cluster.manifests import ManifestCluster
     from lbprov.controller.one_pass import Pass
 
@@ -25,14 +26,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What the flags say."""
+    """What the flags say. `folder` None: the cluster is the kubeconfig's."""
 
     provider: str
     provider_options: tuple[str, ...]
-    folder: Path
+    folder: Path | None
     state: Path | None
+    kubeconfig: Path | None
+    context: str | None
     cluster_name: str | None
-    own_classless: bool
+    own_classless: bool | None
     workers: int
     force: bool
 
@@ -60,14 +63,21 @@ _FLAGS: tuple[Callable[[Any], Any], ...] = (
         metavar="NAME=VALUE",
         help="A setting of the provider (see `lbprov providers -o yaml`); any number of them.",
     ),
-    options.folder,
+    options.optional_folder,
     options.state,
-    options.cluster_name,
+    options.kubeconfig,
+    options.context,
+    options.option(
+        "--cluster-name",
+        metavar="NAME",
+        help="The name that everything made is marked with; of a folder by default the one that the state "
+        "file has, of a kubeconfig's cluster always to be given.",
+    ),
     options.option(
         "--own-classless/--no-own-classless",
-        default=True,
-        show_default=True,
-        help="Whether Services without spec.loadBalancerClass are this provider's.",
+        default=None,
+        help="Whether Services without spec.loadBalancerClass are this provider's; by default in a folder, "
+        "not in a kubeconfig's cluster.",
     ),
     options.option(
         "--workers",
@@ -82,38 +92,69 @@ _FLAGS: tuple[Callable[[Any], Any], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A provider over a folder of manifests, ready to go."""
+    """A provider over a cluster, ready to go. `folder` None: the cluster is the kubeconfig's."""
 
-    cluster: ManifestCluster
     pass_: Pass
+    folder: ManifestCluster | None = None
 
 
-def open_engine(
+@contextlib.contextmanager
+def opened_engine(
     choice: Choice, stop: threading.Event, *, dry_run: bool = False, wait_s: float = 0.0
-) -> Engine:
-    """`dry_run`: provider and cluster are opened so that they refuse to write."""
+) -> Iterator[Engine]:
+    """`dry_run`: the provider is opened so that it refuses to write, and so is a folder. Raises
+    `UserError`."""
     from lbprov import plugins
     from lbprov.api import ProviderContext
-    from lbprov.cluster.manifests import ManifestCluster
     from lbprov.controller.clock import MonotonicClock
     from lbprov.controller.one_pass import Pass
     from lbprov.controller.reconcile import Reconciler
 
     spec = plugins.load(choice.provider)
     settings = plugins.parse_options(spec, choice.provider_options)
-    cluster = ManifestCluster.open(
-        choice.folder,
-        state_file=choice.state,
-        cluster_name=choice.cluster_name,
-        read_only=dry_run,
-        force=choice.force,
-    )
-    provider = plugins.build(spec, ProviderContext(cluster.name, settings, time.monotonic, dry_run))
-    reconciler = Reconciler(cluster, provider, spec, own_classless=choice.own_classless, dry_run=dry_run)
-    clock = MonotonicClock()
-    return Engine(
-        cluster, Pass(cluster, provider, reconciler, clock, stop, choice.workers, choice.force, wait_s)
-    )
+    own_classless = choice.own_classless
+    if own_classless is None:
+        own_classless = choice.folder is not None
+    with _opened_cluster(choice, dry_run) as cluster:
+        provider = plugins.build(spec, ProviderContext(cluster.name, settings, time.monotonic, dry_run))
+        reconciler = Reconciler(cluster, provider, spec, own_classless=own_classless, dry_run=dry_run)
+        pass_ = Pass(
+            cluster,
+            provider,
+            reconciler,
+            MonotonicClock(),
+            stop,
+            choice.workers,
+            choice.force,
+            wait_s,
+        )
+        yield Engine(pass_, None if choice.folder is None else cast("ManifestCluster", cluster))
+
+
+@contextlib.contextmanager
+def _opened_cluster(choice: Choice, dry_run: bool) -> Iterator[ManifestCluster | ApiCluster]:
+    if choice.folder is not None:
+        from lbprov.cluster.manifests import ManifestCluster
+
+        if choice.kubeconfig or choice.context:
+            raise click.UsageError("-f is a cluster of its own: leave --kubeconfig and --context out")
+        yield ManifestCluster.open(
+            choice.folder,
+            state_file=choice.state,
+            cluster_name=choice.cluster_name,
+            read_only=dry_run,
+            force=choice.force,
+        )
+        return
+    if not choice.cluster_name:
+        raise click.UsageError("give a folder with -f, or the cluster's name with --cluster-name")
+    from lbprov.cluster.apiserver import ApiCluster
+
+    cluster = ApiCluster.connect(choice.kubeconfig, choice.context, choice.cluster_name)
+    try:
+        yield cluster
+    finally:
+        cluster.stop()  # tells the Events that are still queued
 
 
 @contextlib.contextmanager
@@ -121,7 +162,7 @@ def stopping() -> Iterator[threading.Event]:
     """Set by the first SIGTERM or SIGINT: what has begun is ended. The second one ends the process."""
     stop = threading.Event()
     numbers = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.getsignal(number) for number in numbers}
+    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in numbers}
 
     def restore() -> None:
         for number, handler in before.items():

@@ -138,7 +138,11 @@ class Pass:
                 return
             now_s = self.clock.now_s()
             ready = {key for key, at_s in due_s.items() if at_s <= now_s}
-            snapshot = self.cluster.snapshot()
+            try:
+                snapshot = self.cluster.snapshot()
+            except LbprovError as err:
+                _log.warning("the cluster cannot be read any more", extra={"why": str(err)})
+                return
             services = [s for s in snapshot.services if s.key in ready]
             self._round(self._jobs(services, schedule), targets_of(snapshot.nodes), attempts, schedule)
             due_s = {k: v for k, v in due_s.items() if k not in ready} | _due(attempts, ready, now_s)

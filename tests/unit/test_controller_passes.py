@@ -156,6 +156,23 @@ def test_waiting_is_bounded() -> None:
     assert sum(stage.clock.waits_s) == pytest.approx(30.0)
 
 
+def test_a_cluster_that_vanishes_during_the_wait_ends_it_with_what_is_known() -> None:
+    stage = Stage(deletion_s=10.0)
+    stage.put("a", "b")
+    stage.run()
+    stage.cluster.delete(_key("a"))
+    original, seen = stage.cluster.snapshot, []
+
+    def once() -> Snapshot:
+        if seen:
+            raise UserError("no such folder")
+        seen.append(True)
+        return original()
+
+    stage.cluster.snapshot = once  # type: ignore[method-assign]
+    assert _results(stage.run(wait_s=60.0)) == {"a": "pending", "b": "unchanged"}
+
+
 class Hesitant(MemoryProvider):
     """Lets the first plan of each Service come to nothing after its first write."""
 
