@@ -82,6 +82,8 @@ class Pass:
                 held.setdefault(owner.service, []).append(owner)
         except LbprovError as err:
             _log.warning("the world does not say what it holds", extra={"why": str(err)})
+        except Exception:
+            _log.exception("bug")
         return held
 
     def _jobs(self, services: Iterable[Service], schedule: Schedule) -> list[_Job]:

@@ -161,7 +161,8 @@ def test_a_cluster_that_vanishes_during_the_wait_ends_it_with_what_is_known() ->
     stage.put("a", "b")
     stage.run()
     stage.cluster.delete(_key("a"))
-    original, seen = stage.cluster.snapshot, []
+    original = stage.cluster.snapshot
+    seen: list[bool] = []
 
     def once() -> Snapshot:
         if seen:
@@ -308,12 +309,16 @@ def test_orphans_are_told_and_left() -> None:
 
 
 class Speechless(MemoryProvider):
+    error: Exception = ProviderError("not allowed to list", retryable=False)
+
     def owners(self) -> frozenset[Owner]:
-        raise ProviderError("not allowed to list", retryable=False)
+        raise self.error
 
 
-def test_a_world_that_does_not_say_what_it_holds_does_not_stop_the_pass() -> None:
+@pytest.mark.parametrize("error", [Speechless.error, ZeroDivisionError("bug")], ids=repr)
+def test_a_world_that_does_not_say_what_it_holds_does_not_stop_the_pass(error: Exception) -> None:
     stage = Stage(Speechless)
+    stage.provider.error = error
     stage.put("a")
     assert _results(stage.run()) == {"a": "created"}
 
