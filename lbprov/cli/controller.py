@@ -36,13 +36,8 @@ def _address(_context: click.Context, _parameter: click.Parameter, text: str) ->
     help="The name that everything made is marked with: unique among the clusters that share a cloud "
     "account, and never changed afterwards.",
 )
-@options.option(
-    "--kubeconfig",
-    metavar="FILE",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="How to reach the cluster; by default the pod's own account or, outside of a pod, the usual rules.",
-)
-@options.option("--context", metavar="NAME", help="The kubeconfig's context; by default its current one.")
+@options.kubeconfig
+@options.context
 @options.option(
     "--own-classless",
     is_flag=True,

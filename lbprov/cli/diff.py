@@ -20,8 +20,7 @@ def command(choice: engine.Choice, output: str) -> None:
 
     Exit status, as of `kubectl diff`: 0 nothing would change, 1 something would, 2 or more an error."""
     try:
-        with engine.stopping() as stop:
-            opened = engine.open_engine(choice, stop, dry_run=True)
+        with engine.stopping() as stop, engine.opened_engine(choice, stop, dry_run=True) as opened:
             result = opened.pass_.run()
     except LbprovError as err:
         raise click.UsageError(str(err)) from err

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 
 from lbprov.cli import options
+from lbprov.model import UserError
 
 if TYPE_CHECKING:
     from lbprov.cluster.apiserver import ApiCluster
@@ -150,7 +151,10 @@ def _opened_cluster(choice: Choice, dry_run: bool) -> Iterator[ManifestCluster |
         raise click.UsageError("give a folder with -f, or the cluster's name with --cluster-name")
     from lbprov.cluster.apiserver import ApiCluster
 
-    cluster = ApiCluster.connect(choice.kubeconfig, choice.context, choice.cluster_name)
+    try:
+        cluster = ApiCluster.connect(choice.kubeconfig, choice.context, choice.cluster_name)
+    except UserError as err:
+        raise click.UsageError(str(err)) from err
     try:
         yield cluster
     finally:

@@ -4,7 +4,10 @@ Decorators for click commands; the parameter that a flag fills is named in each 
 
     @click.command()
     @options.folder          # folder: Path
+    @options.optional_folder # folder: Path | None
     @options.state           # state: Path | None
+    @options.kubeconfig      # kubeconfig: Path | None
+    @options.context         # context: str | None
     @options.cluster_name    # cluster_name: str | None
     @options.force           # force: bool
     @options.output          # output: "table" | "json" | "yaml"
@@ -38,15 +41,34 @@ def option(*declarations: str, **attributes: Any) -> Callable[[F], F]:
     return click.option(*declarations, **attributes)
 
 
+_FOLDER: dict[str, Any] = {
+    "metavar": "DIR",
+    "type": click.Path(exists=True, file_okay=False, path_type=Path),
+}
 folder = option(
     "-f",
     "--filename",
     "folder",
-    metavar="DIR",
     required=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="The folder of manifests that is the cluster.",
+    **_FOLDER,
 )
+optional_folder = option(
+    "-f",
+    "--filename",
+    "folder",
+    help="The folder of manifests that is the cluster; without it, the kubeconfig's cluster.",
+    **_FOLDER,
+)
+
+kubeconfig = option(
+    "--kubeconfig",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="How to reach the cluster; by default the pod's own account or, outside of a pod, the usual rules.",
+)
+
+context = option("--context", metavar="NAME", help="The kubeconfig's context; by default its current one.")
 
 state = option(
     "--state",

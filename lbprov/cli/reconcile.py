@@ -1,4 +1,4 @@
-"""`lbprov reconcile`: one pass over a folder of manifests, or passes for as long as it runs."""
+"""`lbprov reconcile`: one pass over a cluster, or over a folder passes for as long as it runs."""
 
 from __future__ import annotations
 
@@ -62,12 +62,15 @@ def command(
     Exit status: 0 everything is as it should be, 1 something failed or needs more time, 2 wrong usage."""
     if dry_run and watch:
         raise click.UsageError("--dry-run and --watch exclude each other")
+    if watch and choice.folder is None:
+        raise click.UsageError("--watch follows a folder (-f); a cluster is followed by `lbprov controller`")
     with engine.stopping() as stop:
         if watch:
             _watch(choice, stop, drift_s, output)
             return
-        opened = engine.open_engine(choice, stop, dry_run=dry_run, wait_s=0.0 if dry_run else wait_s)
-        result = opened.pass_.run()
+        wait_s = 0.0 if dry_run else wait_s
+        with engine.opened_engine(choice, stop, dry_run=dry_run, wait_s=wait_s) as opened:
+            result = opened.pass_.run()
     calls = opened.pass_.provider.calls()
     if dry_run:
         print_plans(result, calls, output)
@@ -91,7 +94,6 @@ def _print(result: PassResult, calls: CallCount, output: str) -> None:
 def _watch(choice: engine.Choice, stop: threading.Event, drift_s: float, output: str) -> None:
     from lbprov.controller.watch import watch
 
-    opened = engine.open_engine(choice, stop)
     told: tuple[Problem, ...] = ()
 
     def report(result: PassResult) -> None:
@@ -102,7 +104,9 @@ def _watch(choice: engine.Choice, stop: threading.Event, drift_s: float, output:
         tell_orphans(result)
         _print_news(result, opened.pass_.provider.calls(), output)
 
-    watch(opened.cluster, opened.pass_, report, drift_s=drift_s, chance=random.random)
+    with engine.opened_engine(choice, stop) as opened:
+        assert opened.folder is not None
+        watch(opened.folder, opened.pass_, report, drift_s=drift_s, chance=random.random)
 
 
 def _print_news(result: PassResult, calls: CallCount, output: str) -> None:

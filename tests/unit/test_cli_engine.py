@@ -385,7 +385,17 @@ def test_flags_by_environment(desk: Desk, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        pytest.param(["--provider", "memory"], "'-f' / '--filename'", id="no-folder"),
+        pytest.param(["--provider", "memory"], "-f, or the cluster's name", id="no-folder-and-no-cluster"),
+        pytest.param(
+            ["--provider", "memory", "-f", "DIR", "--context", "x"],
+            "leave --kubeconfig",
+            id="folder-and-cluster",
+        ),
+        pytest.param(
+            ["--provider", "memory", "--cluster-name", "c", "--kubeconfig", "/nonexistent"],
+            "/nonexistent",
+            id="no-such-kubeconfig",
+        ),
         pytest.param(["-f", "DIR"], "'--provider'", id="no-provider"),
         pytest.param(
             ["--provider", "x", "-f", "DIR"], "no provider 'x'; installed: memory", id="unknown-provider"

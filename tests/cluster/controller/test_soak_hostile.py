@@ -202,6 +202,7 @@ def besiege(
     bystander.over.set()
     bystander.join(60)
     assert bystander.failed == ""
+    eventually(lambda: not beside.list("Service"), 60)
     assert controller.metric("lbprov_reconcile_errors_total", reason="bug") == 0, controller.said()[-4000:]
     waits = sorted(bystander.waits_s)
     figure = (
