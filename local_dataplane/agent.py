@@ -29,6 +29,7 @@ THOROUGH_S = 120.0
 RETRY_LEFT_OUT_S = 60.0
 _BACKOFF_S = (0.2, 1.0, 5.0, 15.0)
 _MANY_DEAD_CHAINS = 500
+_REST = 10  # times as long as a comparison took, until the next
 
 
 class Source(typing.Protocol):
@@ -62,6 +63,7 @@ class Agent:
     _told: set[str] = field(default_factory=set)
     _took_over: bool = False
     _last_s: dict[str, float] = field(default_factory=dict)
+    _rested_s: dict[IPFamily, float] = field(default_factory=dict)
 
     def run(self, stop: threading.Event) -> None:
         failures = 0
@@ -73,7 +75,7 @@ class Agent:
                     self.apply(self.source.snapshot())
                 self._tend(idle=not changed)
             except LbprovError as error:
-                if self._node is None and isinstance(error, UserError):
+                if not self._took_over and isinstance(error, UserError):
                     raise  # the first look shows that it cannot work at all
                 pause_s = _BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)]
                 failures += 1
@@ -110,13 +112,7 @@ class Agent:
             program.ruleset.set_node(node)
         self._warn_of_missing_families()
         self._prepare_kernel()
-        written = Written()
-        for family, program in self.programs.items():
-            own = {key: state for key, state in self._waiting.items() if key.family is family}
-            written += program.apply(own)
-            for key in own:
-                del self._waiting[key]
-            self.flows.judge(program)
+        written = self._write()
         if not self._took_over:
             self.take_over()
             self._took_over = True
@@ -134,12 +130,34 @@ class Agent:
         )
         return written.refused
 
+    def _write(self) -> Written:
+        """What is waiting, family by family; the trouble of one does not stop the other."""
+        written, trouble = Written(), None
+        for family, program in self.programs.items():
+            own = {key: state for key, state in self._waiting.items() if key.family is family}
+            try:
+                written += program.apply(own)
+            except LbprovError as error:
+                trouble = error
+                continue
+            for key in own:
+                del self._waiting[key]
+            self.flows.judge(program)
+        if trouble:
+            raise trouble
+        return written
+
     def _tend(self, *, idle: bool) -> None:
         """What is due between two changes."""
         thoroughly = self._is_due("thorough", THOROUGH_S)
         retry = self._is_due("left out", RETRY_LEFT_OUT_S)
-        for program in self.programs.values():
-            program.check(thoroughly=thoroughly)
+        for family, program in self.programs.items():
+            begun_s = self.now_s()
+            if thoroughly or begun_s >= self._rested_s.get(family, begun_s):
+                repaired = program.check(thoroughly=thoroughly)
+                # Where others change their rules all the time, comparing ours must not take a whole core.
+                pause_s = 0.0 if repaired else _REST * (self.now_s() - begun_s)
+                self._rested_s[family] = self.now_s() + pause_s
             if retry:
                 program.retry_left_out()
             if idle or program.dead_chains > _MANY_DEAD_CHAINS:

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Iterable, Mapping
 
-from lbprov.model import IPFamily, UserError
+from lbprov.model import IPFamily, LbprovError, UserError
 from local_dataplane.agent import Agent, Source
 from local_dataplane.config import NodeConfig, NodeFacts
 from local_dataplane.flow_keeper import FlowKeeper
@@ -36,7 +36,13 @@ def open_agent(source: Source, node_name: str, config: NodeConfig, backend: str 
     programs: dict[IPFamily, FamilyProgram] = {}
     for family, backends in iptables.items():
         first = next(iter(backends.values()))
-        programs[family] = FamilyProgram(first, Ruleset(family, config, NodeFacts(node_name)), watch)
+        try:
+            programs[family] = FamilyProgram(first, Ruleset(family, config, NodeFacts(node_name)), watch)
+        except Refused as refused:
+            if family is IPFamily.IPV4:
+                raise UserError(f"iptables does not work on this machine: {refused}") from refused
+            log.warning("IPv6 is left out: ip6tables does not work here", extra={"reason": str(refused)})
+            continue
         flows.remember(programs[family])
     others = [it for backends in iptables.values() for it in list(backends.values())[1:]]
     return Agent(source, node_name, programs, flows, sysctls, take_over=lambda: _take_over(others))
@@ -44,8 +50,12 @@ def open_agent(source: Source, node_name: str, config: NodeConfig, backend: str 
 
 def _take_over(others: Iterable[IptablesCommand]) -> None:
     for iptables in others:
-        if remove_rules(iptables):
-            log.info("removed the rules of an earlier run", extra={"backend": str(iptables.backend)})
+        where = {"backend": str(iptables.backend), "family": str(iptables.family)}
+        try:
+            if remove_rules(iptables):
+                log.info("removed the rules of an earlier run", extra=where)
+        except LbprovError as error:
+            log.warning("cannot remove the rules of an earlier run", extra={**where, "reason": str(error)})
 
 
 def remove_rules(iptables: Iptables) -> int:

@@ -34,13 +34,16 @@ def nft() -> int:
 
 
 def legacy(family: IPFamily, table: str) -> tuple[int, int]:
-    """(rules, bytes) of a table that exists."""
+    """(rules, bytes) of a table; zeros where it does not exist."""
     v6 = family is IPFamily.IPV6
     domain, level = (socket.AF_INET6, socket.IPPROTO_IPV6) if v6 else (socket.AF_INET, socket.IPPROTO_IP)
     with socket.socket(domain, socket.SOCK_RAW, socket.IPPROTO_RAW) as sock:
         # The table's name goes in by the buffer that the answer comes out by, which Python's getsockopt
         # cannot do; see `_get_info`.
-        info = _get_info(sock, level, table)
+        try:
+            info = _get_info(sock, level, table)
+        except OSError:
+            return 0, 0
     *_, entries, size = _INFO.unpack(info)
     return entries, size
 

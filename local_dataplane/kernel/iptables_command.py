@@ -93,7 +93,13 @@ class IptablesCommand:
     def _run(self, argv: list[str], text: str = "") -> str:
         try:
             done = subprocess.run(
-                argv, input=text, capture_output=True, text=True, check=False, timeout=_PATIENCE_S
+                argv,
+                input=text,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=_PATIENCE_S,
+                start_new_session=True,  # Ctrl-C is for us, not for a write that is under way
             )
         except subprocess.TimeoutExpired as error:
             raise Busy(f"{argv[0]} did not end within {_PATIENCE_S:.0f} s") from error
@@ -104,6 +110,10 @@ class IptablesCommand:
         if done.returncode == 0:
             return done.stdout
         said = " ".join(line.strip() for line in done.stderr.splitlines() if not line.startswith("Try "))
+        if done.returncode < 0:
+            raise Busy(f"{argv[0]} was killed by signal {-done.returncode}")
+        if "xtables.lock" in said:
+            raise UserError(f"{said}; a container needs the host's /run/xtables.lock (or all of /run)")
         if "must be root" in said or "Permission denied" in said:
             raise UserError(NOT_PRIVILEGED)
         if any(sign in said for sign in _BUSY):
