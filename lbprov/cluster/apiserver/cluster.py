@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from lbprov.cluster.apiserver import wire
+from lbprov.cluster.apiserver import kinds
 from lbprov.cluster.apiserver.credentials import Place
 from lbprov.cluster.apiserver.errors import NotFound, Unavailable
 from lbprov.cluster.apiserver.events import EventRecorder, Subject
@@ -33,8 +33,8 @@ class ApiCluster:
         self._name = cluster_name
         self.services: Store[ObjectKey, Service] = Store()
         self.nodes: Store[str, Node] = Store()
-        self._service_reflector = Reflector(transport, wire.SERVICES, self.services)
-        self._node_reflector = Reflector(transport, wire.NODES, self.nodes)
+        self._service_reflector = Reflector(transport, kinds.SERVICES, self.services)
+        self._node_reflector = Reflector(transport, kinds.NODES, self.nodes)
         self._writer = ServiceWriter(transport)
         self._events = EventRecorder(transport, instance)
         self._started = False
@@ -141,7 +141,7 @@ class ApiCluster:
             answer = self.transport.request("GET", path_of(key))
         except NotFound:
             return None
-        return wire.SERVICES.decode(msgspec.Raw(answer))
+        return kinds.SERVICES.decode(msgspec.Raw(answer))
 
     def emit(self, key: ObjectKey, events: Sequence[Event]) -> None:
         known = self.services.get(key)

@@ -23,11 +23,12 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from lbprov.cluster.apiserver import wire
+from lbprov.cluster.apiserver import kinds
 from lbprov.cluster.apiserver.errors import Unavailable, from_watch_error
+from lbprov.cluster.apiserver.kinds import Kind
 from lbprov.cluster.apiserver.outage import Backoff
 from lbprov.cluster.apiserver.store import Store
-from lbprov.cluster.apiserver.wire import Kind
+from lbprov.cluster.wire import Meta
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +46,8 @@ class ListRequest:
     """`version` "": exact, "0": whatever a cache has. `limit` 0: no pages."""
 
     version: str
+    limit: int
     continue_: str = ""
-    limit: int = PAGE_ITEMS
 
     def params(self) -> dict[str, str | int]:
         params: dict[str, str | int] = {"limit": self.limit} if self.limit else {}
@@ -100,9 +101,9 @@ class Feed(Generic[K, V]):
         self._versions: dict[K, str] = {}  # key -> resourceVersion of what the store holds
         self._undecodable: dict[K, str] = {}  # key -> why
         self._version = ""  # of the last thing seen; "" asks for a list
-        self._list = ListRequest(first_version)
-        self._listed: set[K] = set()
-        self._complete = True  # no item of the list under way lacked a name
+        self._list = ListRequest(first_version, PAGE_ITEMS)
+        self._listed: set[K] = set()  # of the list under way
+        self._complete = True  # no item of it lacked a name
         self._lines = 0  # of the watch under way
         self._refusals = 0  # of watches in a row
         self._gone_in_a_row = 0
@@ -122,10 +123,10 @@ class Feed(Generic[K, V]):
         """The next request is a list."""
         return not self._version
 
-    def restart(self) -> None:
+    def restart(self, limit: int | None = None) -> None:
         """The next request is an exact list, from its first page."""
         self._version = ""
-        self._begin_list()
+        self._begin_list("", PAGE_ITEMS if limit is None else limit)
 
     def problems(self) -> dict[K, str]:
         """Objects that exist and cannot be read, and why."""
@@ -134,28 +135,28 @@ class Feed(Generic[K, V]):
     def page(self, body: bytes) -> list[K]:
         """The answer to a `ListRequest`: keys that changed. Deletions come with the last page."""
         try:
-            page = wire.page(body)
+            page = kinds.page(body)
         except msgspec.DecodeError as error:
             raise self._garbled(error) from error
         if not page.metadata.resource_version:
             raise self._garbled(ValueError("a list without a resourceVersion"))
         changed = [key for raw in page.items or () if (key := self._item(raw)) is not None]
         if page.metadata.continue_:
-            self._list = ListRequest("", page.metadata.continue_, self._list.limit)
+            self._list = ListRequest("", self._list.limit, page.metadata.continue_)
             return changed
         if self._complete:
             missing = self._versions.keys() - self._listed
             changed += [key for key in missing if self._drop(key)]
+        self.restart()
         self._version = page.metadata.resource_version
-        self._begin_list()
         self.synced = True
         return changed
 
     def line(self, line: bytes) -> K | None:
         """One line of a watch: the key that changed, if any. Raises what an ERROR event says."""
         try:
-            event = wire.watch_event(line)
-            meta = wire.meta(event.object) if event.type != "ERROR" else wire.Meta()
+            event = kinds.watch_event(line)
+            meta = kinds.meta(event.object) if event.type != "ERROR" else Meta()
         except msgspec.DecodeError as error:
             raise self._garbled(error) from error
         self._lines += 1
@@ -188,9 +189,7 @@ class Feed(Generic[K, V]):
         it is a list's own token that expires, the next list has no pages."""
         self.counts.failures += 1
         requests = 2 if self._version else 1
-        limit = 0 if self._list.continue_ else PAGE_ITEMS
-        self.restart()
-        self._begin_list(limit=limit)
+        self.restart(limit=0 if self._list.continue_ else PAGE_ITEMS)
         if lived_s >= HEALTHY_S:
             self._recovered()
         self._gone_in_a_row += 1
@@ -215,15 +214,15 @@ class Feed(Generic[K, V]):
         self._refusals = 0
         self._gone_in_a_row = 0
 
-    def _begin_list(self, version: str = "", limit: int = PAGE_ITEMS) -> None:
-        self._list = ListRequest(version, limit=limit)
+    def _begin_list(self, version: str, limit: int) -> None:
+        self._list = ListRequest(version, limit)
         self._listed = set()
         self._complete = True
 
     def _item(self, raw: msgspec.Raw) -> K | None:
         """One item of a list: its key if that changed anything."""
         try:
-            meta = wire.meta(raw)
+            meta = kinds.meta(raw)
         except msgspec.DecodeError as error:
             # Whose it is cannot be told, so it cannot be told either what is missing from this list.
             self._complete = False

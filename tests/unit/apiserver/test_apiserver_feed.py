@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lbprov.cluster.apiserver import wire
+from lbprov.cluster.apiserver import kinds
 from lbprov.cluster.apiserver.errors import Gone, Unavailable
 from lbprov.cluster.apiserver.feed import Feed, ListRequest, WatchRequest
 from lbprov.cluster.apiserver.store import Store
@@ -51,7 +51,7 @@ def store() -> Store[ObjectKey, Service]:
 
 @pytest.fixture
 def feed(store: Store[ObjectKey, Service]) -> ServiceFeed:
-    return Feed(wire.SERVICES, store, random.Random(1), first_version="0")
+    return Feed(kinds.SERVICES, store, random.Random(1), first_version="0")
 
 
 def _key(name: str) -> ObjectKey:
@@ -112,7 +112,7 @@ def test_only_real_changes_are_told(feed: ServiceFeed) -> None:
 
 def test_node_heartbeats_change_nothing() -> None:
     nodes: Store[str, Any] = Store()
-    feed = Feed(wire.NODES, nodes, random.Random(1))
+    feed = Feed(kinds.NODES, nodes, random.Random(1))
 
     def node(version: int, ready: str, beat: str) -> dict[str, Any]:
         condition = {"type": "Ready", "status": ready, "lastHeartbeatTime": beat}
@@ -187,7 +187,7 @@ def test_a_watch_refused_again_and_again_becomes_a_list(feed: ServiceFeed) -> No
         feed.failed(refused=True)
         assert isinstance(feed.next(), WatchRequest)
     feed.failed(refused=True)
-    assert feed.next() == ListRequest("")
+    assert feed.next() == ListRequest("", 500)
 
 
 def test_connections_refused_never_become_a_list(feed: ServiceFeed) -> None:
@@ -217,11 +217,11 @@ def test_an_expired_token_begins_anew_without_pages(
     feed.page(_page(7, _service("a", 1), more="token"))
     feed.next()
     assert feed.gone() == 0.0
-    assert feed.next() == ListRequest("", limit=0)
+    assert feed.next() == ListRequest("", 0)
     feed.page(_page(9, _service("b", 8)))
     assert store.keys() == (_key("b"),), "what the first page said and the new list does not is gone"
     feed.gone()
-    assert feed.next() == ListRequest("", limit=500), "pages again the next time"
+    assert feed.next() == ListRequest("", 500), "pages again the next time"
 
 
 def test_a_list_takes_only_news_apart(store: Store[ObjectKey, Service]) -> None:
@@ -229,9 +229,9 @@ def test_a_list_takes_only_news_apart(store: Store[ObjectKey, Service]) -> None:
 
     def decode(raw: Any) -> Service | None:
         taken_apart.append(raw)
-        return wire.SERVICES.decode(raw)
+        return kinds.SERVICES.decode(raw)
 
-    feed = Feed(dataclasses.replace(wire.SERVICES, decode=decode), store, random.Random(1))
+    feed = Feed(dataclasses.replace(kinds.SERVICES, decode=decode), store, random.Random(1))
     broken = _service("c", 3, type="Teleport")
     _synced(feed, _service("a", 1), _service("b", 1), broken)
     assert len(taken_apart) == 3
@@ -249,7 +249,7 @@ def test_a_failure_between_pages_begins_the_list_anew(
     feed.next()
     feed.page(_page(20, _service("kept", 1), more="token"))
     feed.failed()
-    assert feed.next() == ListRequest("")
+    assert feed.next() == ListRequest("", 500)
     assert feed.page(_page(21)) == [_key("kept")]
     assert not store.keys()
 
@@ -370,7 +370,7 @@ def test_two_feeds_in_trouble_ask_less_than_0_7_times_a_second(outcome: Outcome,
     """Which leaves 0.3 for an elector."""
     requests, seconds = 0, 600.0
     for seed in (1, 2):
-        feed: ServiceFeed = Feed(wire.SERVICES, Store(), random.Random(seed))
+        feed: ServiceFeed = Feed(kinds.SERVICES, Store(), random.Random(seed))
         if synced:
             _synced(feed, _service("a", 1))
         passed_s = 0.0
@@ -476,7 +476,7 @@ def _exchange(feed: ServiceFeed, server: _Model, listener: Listener, lines: int 
 @given(_STEPS)
 def test_whatever_happens_the_store_ends_as_the_server_is(steps: list[tuple[Any, ...]]) -> None:
     server, store = _Model(), Store[ObjectKey, Service]()
-    feed: ServiceFeed = Feed(wire.SERVICES, store, random.Random(1))
+    feed: ServiceFeed = Feed(kinds.SERVICES, store, random.Random(1))
     told: dict[ObjectKey, Service | None] = {}  # what a listener knows who looks whenever it is told
 
     def listener(key: ObjectKey) -> None:

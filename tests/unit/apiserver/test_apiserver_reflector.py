@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from lbprov.cluster.apiserver import kinds
 from lbprov.cluster.apiserver import reflector as reflector_module
-from lbprov.cluster.apiserver import wire
 from lbprov.cluster.apiserver.credentials import Place
 from lbprov.cluster.apiserver.reflector import Reflector
 from lbprov.cluster.apiserver.store import Store
@@ -75,7 +75,7 @@ class _Followed:
     def __init__(self, transport: Transport) -> None:
         self.told: list[str] = []
         self.store: Store[ObjectKey, Service] = Store()
-        self.reflector: ServiceReflector = Reflector(transport, wire.SERVICES, self.store)
+        self.reflector: ServiceReflector = Reflector(transport, kinds.SERVICES, self.store)
 
     def start(self) -> _Followed:
         self.reflector.start(lambda key: self.told.append(key.name))

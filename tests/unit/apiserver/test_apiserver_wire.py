@@ -8,10 +8,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from lbprov.cluster import decode
-from lbprov.cluster.apiserver import wire
+from lbprov.cluster import decode, wire
+from lbprov.cluster.apiserver import kinds
 from lbprov.model import (
     Condition,
+    Endpoint,
+    EndpointPort,
     EndpointSlice,
     Ingress,
     IPFamily,
@@ -89,7 +91,7 @@ FULL_SERVICE: dict[str, Any] = {
 
 
 def _service(obj: object) -> Service:
-    value = wire.SERVICES.decode(msgspec.Raw(json.dumps(obj).encode()))
+    value = kinds.SERVICES.decode(msgspec.Raw(json.dumps(obj).encode()))
     assert value is not None
     return value
 
@@ -127,30 +129,50 @@ def test_every_field_of_a_service() -> None:
     )
 
 
+TWO_IN_ONE = {"ip": "10.0.0.1", "hostname": "x"}
 BARE: dict[str, Any] = {"metadata": {"name": "s", "namespace": "n"}}
 
-SERVICES = [
-    pytest.param(FULL_SERVICE, id="full"),
-    pytest.param(BARE | {"spec": {}}, id="bare"),
-    pytest.param(BARE | {"spec": {"clusterIP": "None", "clusterIPs": ["None"]}}, id="headless"),
-    pytest.param(BARE | {"spec": {"type": "ExternalName", "externalName": "x.example"}}, id="external name"),
-    pytest.param(BARE | {"spec": {"clusterIP": "10.0.0.1"}}, id="clusterIP alone"),
-    pytest.param(BARE | {"spec": {"selector": {}, "ports": []}, "status": {"loadBalancer": {}}}, id="empty"),
-    pytest.param(BARE | {"spec": {"externalIPs": ["010.001.2.3"]}}, id="leading zeros"),
-    pytest.param(
-        BARE | {"spec": {"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {}}}},
-        id="affinity without timeout",
-    ),
-    pytest.param(
-        BARE | {"spec": {}, "status": {"loadBalancer": {"ingress": [{"ip": "10.0.0.1", "hostname": "x"}]}}},
-        id="both in one ingress",
-    ),
-]
 
-
-@pytest.mark.parametrize("obj", SERVICES)
-def test_services_are_what_manifests_make_of_the_same_json(obj: dict[str, Any]) -> None:
-    assert _service(obj) == decode.service(obj)
+@pytest.mark.parametrize(
+    ("rest", "fields"),
+    [
+        pytest.param({}, {"type": ServiceType.CLUSTER_IP, "ip_families": (IPFamily.IPV4,)}, id="bare"),
+        pytest.param(
+            {"spec": {"clusterIP": "None", "clusterIPs": ["None"]}},
+            {"headless": True, "cluster_ips": ()},
+            id="headless",
+        ),
+        pytest.param(
+            {"spec": {"type": "ExternalName", "externalName": "x.example"}},
+            {"type": ServiceType.EXTERNAL_NAME, "cluster_ips": ()},
+            id="external name",
+        ),
+        pytest.param({"spec": {"clusterIP": "10.0.0.1"}}, {"cluster_ips": ("10.0.0.1",)}, id="one clusterIP"),
+        pytest.param({"spec": {"selector": {}}}, {"selector": None}, id="empty selector"),
+        pytest.param({"spec": {"externalIPs": ["010.001.2.3"]}}, {"external_ips": ("10.1.2.3",)}, id="zeros"),
+        pytest.param(
+            {"spec": {"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {}}}},
+            {"session_affinity": SessionAffinity.CLIENT_IP, "session_affinity_timeout_s": 10800},
+            id="affinity without timeout",
+        ),
+        pytest.param(
+            {
+                "status": {
+                    "loadBalancer": {"ingress": [{"ip": "10.0.0.1", "hostname": "x"}, {"hostname": "y"}]}
+                }
+            },
+            {"ingress": (Ingress(ip="10.0.0.1"), Ingress(hostname="y"))},
+            id="both in one ingress",
+        ),
+        pytest.param(
+            {"spec": {"ports": [{"port": 7}]}}, {"ports": (ServicePort(7, target_port=7),)}, id="port"
+        ),
+    ],
+)
+def test_services(rest: dict[str, Any], fields: dict[str, Any]) -> None:
+    value = _service(BARE | rest)
+    assert {name: getattr(value, name) for name in fields} == fields
+    assert decode.service(BARE | rest) == value, "a manifest's dict is the same as JSON"
 
 
 @pytest.mark.parametrize(
@@ -231,7 +253,7 @@ FULL_NODE: dict[str, Any] = {
 
 
 def _node(obj: object) -> Node | None:
-    return wire.NODES.decode(msgspec.Raw(json.dumps(obj).encode()))
+    return kinds.NODES.decode(msgspec.Raw(json.dumps(obj).encode()))
 
 
 def test_every_field_of_a_node() -> None:
@@ -249,15 +271,25 @@ def test_every_field_of_a_node() -> None:
 
 
 @pytest.mark.parametrize(
-    "obj",
+    ("rest", "fields"),
     [
-        pytest.param(FULL_NODE, id="full"),
-        pytest.param({"metadata": {"name": "n"}}, id="bare"),
-        pytest.param({"metadata": {"name": "n"}, "spec": {"podCIDR": "10.0.0.0/24"}}, id="one CIDR"),
+        pytest.param({}, {"ready": True, "addresses": (), "provider_id": "", "zone": ""}, id="bare"),
+        pytest.param({"spec": {"podCIDR": "10.0.0.0/24"}}, {"pod_cidrs": ("10.0.0.0/24",)}, id="one CIDR"),
+        pytest.param(
+            {"status": {"conditions": [{"type": "Ready", "status": "False"}]}},
+            {"ready": False},
+            id="not ready",
+        ),
+        pytest.param(
+            {"spec": {"taints": [{"key": "k", "effect": "e"}]}}, {"taints": (Taint("k", "e"),)}, id="taint"
+        ),
     ],
 )
-def test_nodes_are_what_manifests_make_of_the_same_json(obj: dict[str, Any]) -> None:
-    assert _node(obj) == decode.node(obj)
+def test_nodes(rest: dict[str, Any], fields: dict[str, Any]) -> None:
+    obj = {"metadata": {"name": "n"}, **rest}
+    value = _node(obj)
+    assert {name: getattr(value, name) for name in fields} == fields
+    assert decode.node(obj) == value
 
 
 FULL_SLICE: dict[str, Any] = {
@@ -279,19 +311,52 @@ FULL_SLICE: dict[str, Any] = {
 }
 
 
+def _slice(obj: object) -> EndpointSlice | None:
+    return kinds.ENDPOINT_SLICES.decode(msgspec.Raw(json.dumps(obj).encode()))
+
+
+def test_every_field_of_a_slice() -> None:
+    """A port without a number means all ports, which no Service can use."""
+    expected = EndpointSlice(
+        key=ObjectKey("d", "web-x"),
+        service="web",
+        family=IPFamily.IPV4,
+        ports=(EndpointPort(8080, L4Protocol.TCP, "http"),),
+        endpoints=(
+            Endpoint(
+                addresses=("10.0.0.1",),
+                node_name="n1",
+                zone="z1",
+                ready=False,
+                serving=True,
+                terminating=True,
+                hostname="h",
+                target=ObjectKey("d", "p"),
+                zone_hints=("z1",),
+                node_hints=("n1",),
+            ),
+            Endpoint(addresses=("10.0.0.2",), ready=True, serving=True),
+        ),
+        labels={"kubernetes.io/service-name": "web"},
+    )
+    assert _slice(FULL_SLICE) == expected
+    assert decode.endpoint_slice(FULL_SLICE) == expected
+
+
 @pytest.mark.parametrize(
-    "obj",
+    ("change", "fields"),
     [
-        pytest.param(FULL_SLICE, id="full"),
-        pytest.param({**FULL_SLICE, "ports": None, "endpoints": None}, id="null lists"),
-        pytest.param({**FULL_SLICE, "metadata": {"name": "x", "namespace": "d"}}, id="of no Service"),
+        pytest.param({"ports": None, "endpoints": None}, {"ports": (), "endpoints": ()}, id="null lists"),
+        pytest.param({"metadata": {"name": "x", "namespace": "d"}}, {"service": ""}, id="of no Service"),
     ],
 )
-def test_slices_are_what_manifests_make_of_the_same_json(obj: dict[str, Any]) -> None:
-    value: EndpointSlice | None = wire.ENDPOINT_SLICES.decode(msgspec.Raw(json.dumps(obj).encode()))
-    assert value == decode.endpoint_slice(obj)
+def test_slices(change: dict[str, Any], fields: dict[str, Any]) -> None:
+    value = _slice(FULL_SLICE | change)
+    assert {name: getattr(value, name) for name in fields} == fields
 
 
 def test_slices_of_names_are_left_out() -> None:
     names = {**FULL_SLICE, "addressType": "FQDN", "endpoints": [{"addresses": ["x.example"]}]}
-    assert wire.ENDPOINT_SLICES.decode(msgspec.Raw(json.dumps(names).encode())) is None
+    assert _slice(names) is None
+    with pytest.raises(ValueError, match="of names"):
+        decode.endpoint_slice(names)
