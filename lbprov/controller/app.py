@@ -16,7 +16,7 @@ import typing
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from lbprov.api import Provider, ProviderSpec
+from lbprov.api import CallCount, Provider, ProviderSpec
 from lbprov.controller.live import LiveCluster
 from lbprov.controller.term import Settings, Term
 from lbprov.controller.turn import State
@@ -73,7 +73,7 @@ class App:
         self._deposed_s: float | None = None
         self._term: Term | None = None
         self._provider: Provider[typing.Any] | None = None
-        self._past_calls: Counter[str] = Counter()
+        self._past_answers: Counter[tuple[str, str, str]] = Counter()
         self._elector_thread: threading.Thread | None = None
         self._metrics = metrics
         self._offer(metrics)
@@ -123,7 +123,7 @@ class App:
             log.exception("the provider cannot be made")
             self._failure = f"the provider cannot be made: {error}"
             return
-        self._past_calls = self._calls()
+        self._past_answers = self._answers()
         self._provider = provider
         is_leader = self._elector.is_leader if self._elector else lambda: True
         self._term = Term(
@@ -230,10 +230,11 @@ class App:
         for state, count in counts.items():
             yield (state,), count
 
-    def _calls(self) -> Counter[str]:
-        """By operation, of this term and of those before it."""
-        return self._past_calls + Counter(self._provider.calls().by_operation if self._provider else {})
+    def _answers(self) -> Counter[tuple[str, str, str]]:
+        """By service, operation and code, of this term and of those before it."""
+        calls = self._provider.calls() if self._provider else CallCount()
+        by_operation = {(self._spec.name, operation, ""): n for operation, n in calls.by_operation.items()}
+        return self._past_answers + Counter(calls.answers or by_operation)
 
     def _cloud_requests(self) -> Iterator[m.Sample]:
-        for operation, count in sorted(self._calls().items()):
-            yield (self._spec.name, operation, ""), count
+        yield from sorted(self._answers().items())

@@ -20,7 +20,6 @@ from lbprov.api import (
     ProviderStatus,
     RetryLater,
     Step,
-    UserError,
 )
 from lbprov.cluster.seam import Cluster, Snapshot
 from lbprov.controller.workers import Fenced
@@ -139,15 +138,11 @@ def _check(may_write: MayWrite) -> None:
 
 @contextlib.contextmanager
 def _stage(metrics: Metrics, stage: str, refuser: str) -> Iterator[None]:
-    """Time a stage and count the error that ends it; `refuser` is who a `ProviderError` here comes from."""
+    """Time a stage, and count a refusal that ends it: `refuser` is who a `ProviderError` here comes from.
+    Users' errors and bugs are counted where the outcome tells of them."""
     with metrics.time(stage):
         try:
             yield
-        except (RetryLater, UserError):
-            raise  # the one is no error; the other is counted where it is told
         except ProviderError:
             metrics.count_error(stage, refuser)
-            raise
-        except Exception:
-            metrics.count_error(stage, "bug")
             raise

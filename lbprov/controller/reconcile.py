@@ -121,7 +121,7 @@ class Reconciler:
             return self._outcome(attempt, Result.FAILED, str(err), RETRY_S)
         except Exception as err:
             _log.exception("bug", extra={"service": str(service.key)})
-            return self._outcome(attempt, Result.FAILED, _is_bug(err), RETRY_S)
+            return replace(self._outcome(attempt, Result.FAILED, _is_bug(err), RETRY_S), bug=True)
 
     def _carry_through(
         self, attempt: _Attempt, targets: tuple[Target, ...], former: Sequence[Owner]
@@ -138,7 +138,7 @@ class Reconciler:
             return self._failed(attempt, str(err), RETRY_S if err.retryable else HOPELESS_S)
         except Exception as err:
             _log.exception("bug", extra={"service": str(attempt.account.service.key)})
-            return self._failed(attempt, _is_bug(err), RETRY_S)
+            return replace(self._failed(attempt, _is_bug(err), RETRY_S), bug=True)
 
     # -- the two ways
 

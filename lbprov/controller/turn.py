@@ -120,13 +120,19 @@ class Turn:
         if outcome is None:
             return Settled()
         self._account(me, outcome, former)
-        self._metrics.count_result(outcome.result)
+        self._count(outcome)
         if self._guarded.was_unreachable(key):
             return Later(UNREACHED_S)
-        if self.states.get(key) is State.REFUSED:
-            self._metrics.count_error("plan", "user")
         period_s = self._drift_period_s
         return verdict_of(outcome, recheck_s(key, period_s, self._now_s()) if period_s else None)
+
+    def _count(self, outcome: Outcome) -> None:
+        """What the stages' own counts do not tell."""
+        self._metrics.count_result(outcome.result)
+        if outcome.bug:
+            self._metrics.count_error("total", "bug")
+        elif state_of(outcome) is State.REFUSED:
+            self._metrics.count_error("plan", "user")
 
     def _account(self, me: Owner, outcome: Outcome, former: tuple[Owner, ...]) -> None:
         """What the world holds after this outcome."""
@@ -148,7 +154,7 @@ class Turn:
             ghost = Service(key, uid=owner.uid, deleted_at="vanished")
             outcome = self._reconciler.reconcile(ghost, self.targets(), owns=True)
             assert outcome is not None, "what we own is ours to clean up"
-            self._metrics.count_result(outcome.result)
+            self._count(outcome)
             if outcome.result is Result.DELETED:
                 self._holdings.drop(owner)
                 self._condemned.discard(owner)

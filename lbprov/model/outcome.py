@@ -32,7 +32,7 @@ class Event:
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """`retry_after_s` None: nothing to come back for until something changes. `message`: why it is pending or
-    failed; an Event says so only when that is new."""
+    failed; an Event says so only when that is new. `bug`: it failed by what nobody expected."""
 
     key: ObjectKey
     result: Result
@@ -41,3 +41,4 @@ class Outcome:
     plan: Plan | None = None
     retry_after_s: float | None = None
     message: str = ""
+    bug: bool = False

@@ -79,11 +79,11 @@ RECONCILE_RESULTS = Declared(
 CLOUD_REQUESTS = Declared(
     "lbprov_cloud_api_requests_total",
     "counter",
-    "Calls made to the cloud's API, retries by the SDK not counted.",
+    "Requests to the cloud's API, the SDK's own repetitions included.",
     (
         ("service", "the cloud's API, or the provider's name where it has but one"),
         ("operation", "as the cloud names it: `CreateLoadBalancer`"),
-        ("code", "the cloud's error code; empty for success and where the provider does not tell"),
+        ("code", "the cloud's error code; empty for success, and where the provider does not tell"),
     ),
 )
 QUEUE_DEPTH = Declared(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import boto3
@@ -64,6 +65,7 @@ class Cloud:
         )
         client = session.client(service, config=config)  # type: ignore[call-overload]
         client.meta.events.register_last("before-send", self._sent)
+        client.meta.events.register_last("response-received", self._answered)
         return client
 
     def _sent(self, event_name: str, **_: object) -> None:
@@ -76,9 +78,27 @@ class Cloud:
                 self._count.write += 1
             self._count.by_operation[operation] = self._count.by_operation.get(operation, 0) + 1
 
+    def _answered(
+        self,
+        event_name: str,
+        parsed_response: dict[str, Any] | None = None,
+        exception: Exception | None = None,
+        **_: object,
+    ) -> None:
+        """How every request ended, for metrics; one that got no answer by the name of its error."""
+        service, operation = event_name.split(".")[1:]
+        code = type(exception).__name__ if exception else ""
+        if parsed_response:
+            code = str(parsed_response.get("Error", {}).get("Code", ""))
+        with self._lock:
+            answer = (service, operation, code)
+            self._count.answers[answer] = self._count.answers.get(answer, 0) + 1
+
     def calls(self) -> CallCount:
         with self._lock:
-            return CallCount(self._count.read, self._count.write, dict(self._count.by_operation))
+            return replace(
+                self._count, by_operation=dict(self._count.by_operation), answers=dict(self._count.answers)
+            )
 
     def call(self, service: str, operation: str, **parameters: Any) -> dict[str, Any]:
         """One request and its answer."""
