@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lbprov.api import Provider, ProviderContext, ProviderSpec
 from lbprov_aws.config import OPTIONS
+from lbprov_aws.reasons import REASONS
 from lbprov_aws.resources import Observed
 
 
@@ -20,4 +21,5 @@ SPEC = ProviderSpec(
     build=_build,
     extra="lbprov[aws]",
     options=OPTIONS,
+    reasons=REASONS,
 )

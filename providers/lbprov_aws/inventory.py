@@ -54,6 +54,8 @@ class Inventory:
         self._listing = threading.Lock()
         self._settling = threading.Lock()
         self._settled_at_s: float | None = None
+        self._settled: set[str] = set()
+        """ARNs of load balancers whose progress was seen and not yet answered with."""
         self._listed_at_s: float | None = None
         self._sequence = 0
         self._entries: dict[str, _Entry] = {}
@@ -171,6 +173,14 @@ class Inventory:
                     self._remove(arn)
                 else:
                     entry.record = dataclasses.replace(entry.record, state=seen.state, zones=seen.zones)
+                    self._settled.add(arn)
+
+    def take_settled(self, owner: Owner) -> bool:
+        """Whether the world was asked, on the owner's behalf too, since this was asked last."""
+        with self._lock:
+            news = self._settled & self._by_uid.get(owner.uid, set())
+            self._settled -= news
+            return bool(news)
 
     def _tags(self, key: str) -> Tags:
         entry = self._entries.get(key)

@@ -45,7 +45,8 @@ class Observer:
             self._inventory.refresh()
         elif desired is not None and self._is_settling(owner):
             self._inventory.refresh_settling()
-        else:
+            self._inventory.take_settled(owner)
+        elif desired is None or not self._inventory.take_settled(owner):
             self._inventory.refresh_owner(owner)
         self._inventory.verify(owner)
         if desired is None:

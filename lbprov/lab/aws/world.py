@@ -200,7 +200,9 @@ class AwsWorld:
         health = self.elbv2.describe_target_health(TargetGroupArn=arn)["TargetHealthDescriptions"]
         attributes = self.elbv2.describe_target_group_attributes(TargetGroupArn=arn)["Attributes"]
         sticky = {a["Key"]: a["Value"] for a in attributes}.get("stickiness.enabled", "false")
-        check = " ".join(str(group[key]) for key in sorted(group) if key.startswith("Health"))
+        # A path that is left from another protocol says nothing.
+        idle = set() if group["HealthCheckProtocol"] == "HTTP" else {"HealthCheckPath"}
+        check = " ".join(str(group[key]) for key in sorted(group.keys() - idle) if key.startswith("Health"))
         targets = " ".join(sorted(target["Target"]["Id"] for target in health))
         return (
             f"target group {group['TargetGroupName']}: {group['Protocol']} {group['Port']}, checked {check}, "
