@@ -136,6 +136,17 @@ class ProviderContext:
 
 
 @dataclass(frozen=True, slots=True)
+class ReasonDoc:
+    """A reason of Events (and of the condition `lbprov.io/<topic>`; none: of Ready) that only this provider
+    gives: what it means to whoever reads it. For the reference pages."""
+
+    reason: str
+    severity: Severity
+    topic: str
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
 class ProviderSpec:
     """How a plugin introduces itself. `extra`: what to install (`lbprov[aws]`) if `build` raises
     ModuleNotFoundError. `needs_node_ports`: a Service without NodePorts cannot be served. `annotations`:
@@ -150,6 +161,7 @@ class ProviderSpec:
     options: tuple[ProviderOption, ...] = ()
     needs_node_ports: bool = True
     annotations: tuple[str, ...] = ()
+    reasons: tuple[ReasonDoc, ...] = ()
 
 
 __all__ = [
@@ -178,6 +190,7 @@ __all__ = [
     "ProviderSpec",
     "ProviderStatus",
     "Reason",
+    "ReasonDoc",
     "RetryLater",
     "ServicePort",
     "SessionAffinity",

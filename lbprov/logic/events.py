@@ -34,6 +34,76 @@ class Reason(StrEnum):
     IP_LOOKUP_FAILED = "LoadBalancerIPLookupFailed"
 
 
+EXPLAINED: dict[str, tuple[Severity, str]] = {
+    Reason.ENSURING: (Severity.NORMAL, "Something is about to be made or changed in the cloud."),
+    Reason.ENSURED: (Severity.NORMAL, "All is in place, and traffic can be expected to pass."),
+    Reason.DELETING: (Severity.NORMAL, "The load balancer is being taken away, with all that belongs to it."),
+    Reason.DELETED: (Severity.NORMAL, "A fresh look has shown that nothing is left; the Service is let go."),
+    Reason.NO_NODES: (
+        Severity.WARNING,
+        "No Node takes traffic: there is none, or all are excluded, being deleted or being drained. The load "
+        "balancer stays and gets targets as soon as there is a Node.",
+    ),
+    Reason.SYNC_FAILED: (
+        Severity.WARNING,
+        "The message says why. If it begins with a field (`spec.…`, `metadata.annotations[…]`), change that: "
+        "nothing is tried again before. Otherwise the cloud refused or did not answer: it is tried again.",
+    ),
+    Reason.DELETE_FAILED: (
+        Severity.WARNING,
+        "The cloud refuses to delete; the message says what and why. It is tried again, and the Service "
+        "stays until it has worked.",
+    ),
+    Reason.WAITING: (
+        Severity.NORMAL,
+        "The cloud needs time, for what the message says. Nothing is to be done.",
+    ),
+    Reason.MASS_DELETION: (
+        Severity.WARNING,
+        "So many load balancers would go at once that it looks like a mistake: none was. If it is meant, run "
+        "`lbprov reconcile` with `--force`.",
+    ),
+    Reason.OTHER_PROVIDER: (
+        Severity.WARNING,
+        "Another provider of lbprov still has a load balancer for this Service. Let that one clean up, or "
+        "give the Service back to it.",
+    ),
+    Reason.UNKNOWN_ANNOTATION: (
+        Severity.WARNING,
+        "An annotation begins with `lbprov.io/` and is none that is known: most likely a typing error.",
+    ),
+    Reason.IP_ASSIGNED: (Severity.NORMAL, "The address that `spec.loadBalancerIP` asks for is used."),
+    Reason.IP_NOT_FOUND: (
+        Severity.WARNING,
+        "The address is not in this account or pool, so an automatic one is used. Allocate it and make the "
+        "Service anew, or take the field away.",
+    ),
+    Reason.IP_IN_USE: (
+        Severity.WARNING,
+        "The address serves something else, which the message names, so an automatic one is used.",
+    ),
+    Reason.IP_INVALID: (
+        Severity.WARNING,
+        "`spec.loadBalancerIP` is no IP address; an automatic one is used.",
+    ),
+    Reason.IP_UNSUPPORTED: (
+        Severity.WARNING,
+        "The address cannot be had in this way (family, scheme, zone): the message says which. An automatic "
+        "one is used.",
+    ),
+    Reason.IP_CHANGE_IGNORED: (
+        Severity.WARNING,
+        "Another address is asked for than the one that serves traffic, which is not moved under its "
+        "clients. Delete the Service and make it anew to have it.",
+    ),
+    Reason.IP_LOOKUP_FAILED: (
+        Severity.WARNING,
+        "Whether the address can be had is not ours to see: the message names the missing permission. An "
+        "automatic one is used.",
+    ),
+}
+"""Reason -> type, and what it means to whoever reads it: what to do."""
+
 ENSURING = Event(Severity.NORMAL, Reason.ENSURING, "Ensuring load balancer")
 ENSURED = Event(Severity.NORMAL, Reason.ENSURED, "Ensured load balancer")
 DELETING = Event(Severity.NORMAL, Reason.DELETING, "Deleting load balancer")

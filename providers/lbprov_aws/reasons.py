@@ -1,0 +1,67 @@
+"""Reasons of Events and conditions that only this provider gives, explained for the reference pages."""
+
+from __future__ import annotations
+
+from lbprov.api import ReasonDoc, Severity
+
+_W, _N = Severity.WARNING, Severity.NORMAL
+
+REASONS = (
+    ReasonDoc(
+        "PortsNotServed",
+        _W,
+        "Ports",
+        "Some ports cannot be served by a Network Load Balancer (SCTP; TCP and UDP of one number with "
+        "different nodePorts); the others are. The message names each port and the remedy.",
+    ),
+    ReasonDoc(
+        "LoadBalancerOwnershipConflict",
+        _W,
+        "",
+        "A name that this Service's resources need belongs to something that does not carry its mark. Nothing "
+        "was changed: rename or delete what the message names.",
+    ),
+    ReasonDoc(
+        "NodesWithoutInstance",
+        _W,
+        "Targets",
+        "Nodes whose `spec.providerID` names no EC2 instance get no traffic.",
+    ),
+    ReasonDoc(
+        "TargetsRejected",
+        _W,
+        "RejectedTargets",
+        "AWS refuses some instances as targets, for the reason in the message; the others get the traffic.",
+    ),
+    ReasonDoc(
+        "IPv6NotServed",
+        _W,
+        "IPFamilies",
+        "The load balancer has IPv4 addresses only, for the reason in the message.",
+    ),
+    ReasonDoc(
+        "AnnotationsIgnored",
+        _W,
+        "Annotations",
+        "Annotations of other AWS controllers that are not supported, or not valid, and have no effect.",
+    ),
+    ReasonDoc(
+        "SchemeChangeIgnored",
+        _W,
+        "Scheme",
+        "A load balancer cannot be turned from internal to internet-facing, or back. Make the Service anew.",
+    ),
+    ReasonDoc(
+        "ForeignResourcesIgnored",
+        _W,
+        "Foreign",
+        "Something at this load balancer was made by somebody else; it is left as it is.",
+    ),
+    ReasonDoc(
+        "LoadBalancerIPAvailable",
+        _N,
+        "RequestedIP",
+        "The address that was asked for could be had by now. The load balancer keeps the one that its "
+        "clients know; make the Service anew to change it.",
+    ),
+)
