@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lbprov.demo.cloud import ReconcileReport
-from lbprov.demo.stage import PORT, Stage, variant
+from lbprov.demo.stage import PORT, Stage, ask, variant
 from lbprov.lab import Reply
 from lbprov.model import ZONE_LABEL
 
@@ -52,8 +52,8 @@ def load_balancer(stage: Stage) -> None:
         isinstance(answer, Reply) and answer.headers == ("Host", "Connection"),
         answer,
     )
-    inside = [stage.client.http_get(service.cluster_ips[0], PORT)]
-    inside += [stage.outside.http_get(node.ipv4, service.ports[0].node_port) for node in stage.nodes]
+    inside = [ask(stage.client, service.cluster_ips[0], PORT)]
+    inside += [ask(stage.outside, node.ipv4, service.ports[0].node_port) for node in stage.nodes]
     stage.prove_served("it is a NodePort and a ClusterIP Service too", name, inside)
     again = stage.reconcile()
     stage.show.prove("a second run writes nothing", again.writes == 0, f"{again.writes} writes")

@@ -27,7 +27,7 @@ from lbprov.model import ObjectKey, Pod, Service
 MANIFESTS = Path(__file__).parent / "manifests"
 CLUSTER_CIDRS = ("10.244.0.0/16", "fd00:10:244::/48")
 WEB_PORT = 80
-APPLY_PATIENCE_S = 20.0
+APPLY_PATIENCE_S = 60.0
 DRAIN_S = 0.1
 """How long connections that were made before the last change may need until they have reached their Pod."""
 

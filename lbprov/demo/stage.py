@@ -18,6 +18,9 @@ from lbprov.model import ObjectKey, Service
 PORT = 8888
 """The port of the walkthrough's Services."""
 
+PATIENCE_S = 5.0
+"""How long a request may take: far longer than it does, for the sake of machines that are busy otherwise."""
+
 
 @dataclass(slots=True)
 class Stage:
@@ -65,7 +68,7 @@ class Stage:
 
     def curl(self, at: Host, host: str, port: int) -> Answer:
         """One request, shown as a person would make it."""
-        answer = at.http_get(host, port)
+        answer = ask(at, host, port)
         self.show.command(f"curl {host}:{port}", at=at.name)
         self.show.output(kubectl.curl(host, port, answer))
         return answer
@@ -92,6 +95,10 @@ class Stage:
                 self.show.output(f"{service['namespace']}/{service['name']} {service['result']}")
         self.show.output(f"calls: {report.reads} reading, {report.writes} writing")
         return report
+
+
+def ask(at: Host, ip: str, port: int) -> Answer:
+    return at.http_get(ip, port, PATIENCE_S)
 
 
 def _is_page_of(answer: Answer, pods: dict[str, tuple[str, ...]]) -> bool:
