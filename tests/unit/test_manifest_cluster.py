@@ -190,7 +190,32 @@ def test_a_changed_type_gives_up_what_it_no_longer_needs(folder: Path) -> None:
     [
         pytest.param("clusterIP: 10.96.7.7", "clusterIP: 10.96.7.8", "spec.clusterIP", id="cluster-ip"),
         pytest.param("clusterIP: None", "clusterIP: 10.96.7.8", "spec.clusterIP", id="headless-to-ip"),
-        pytest.param("clusterIP: None", "type: NodePort", "spec.type", id="headless-to-node-port"),
+        pytest.param("clusterIP: None", "type: NodePort", "spec.clusterIP", id="headless-to-node-port"),
+        pytest.param("type: ClusterIP", "ipFamilies: [IPv6]", "spec.ipFamilies[0]", id="family-of-the-ip"),
+        pytest.param(
+            "type: ClusterIP",
+            "ipFamilies: [IPv4, IPv6]",
+            "spec.ipFamilyPolicy",
+            id="second-family-of-a-single-stack-one",
+        ),
+        pytest.param(
+            "clusterIP: 10.96.7.7",
+            "clusterIP: 10.96.7.7, clusterIPs: [10.96.7.7, 'fd00:10:96::7']",
+            "spec.ipFamilyPolicy",
+            id="second-address-of-a-single-stack-one",
+        ),
+        pytest.param(
+            "ipFamilyPolicy: RequireDualStack",
+            "ipFamilyPolicy: RequireDualStack, ipFamilies: [IPv4]",
+            "spec.ipFamilyPolicy",
+            id="one-family-left-out",
+        ),
+        pytest.param(
+            "ipFamilyPolicy: PreferDualStack, clusterIP: 10.96.7.7, clusterIPs: [10.96.7.7, 'fd00:10:96::7']",
+            "ipFamilyPolicy: PreferDualStack, clusterIP: 10.96.7.7, clusterIPs: [10.96.7.7]",
+            "spec.ipFamilyPolicy",
+            id="one-address-left-out",
+        ),
         pytest.param(
             "type: LoadBalancer, loadBalancerClass: a/b",
             "type: LoadBalancer, loadBalancerClass: a/c",

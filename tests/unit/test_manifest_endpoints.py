@@ -24,8 +24,8 @@ def _node(name: str, spec: str = "", zone: str = "z1") -> str:
 def _pod(name: str, spec: str = "", status: str = "", meta: str = "") -> str:
     return (
         f"apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: web, pod: {name}}}, {meta}}}\n"
-        f"spec: {{containers: [{{name: c, ports: [{{name: http, containerPort: 8080}}]}}], {spec}}}\n"
-        f"status: {{{status}}}\n"
+        f"spec: {{containers: [{{name: c, image: i, ports: [{{name: http, containerPort: 8080}}]}}], "
+        f"{spec}}}\nstatus: {{{status}}}\n"
     )
 
 
@@ -41,7 +41,7 @@ def _workload(kind: str, replicas: int, extra: str = "", labels: str = "app: web
         f"apiVersion: apps/v1\nkind: {kind}\nmetadata: {{name: web}}\n"
         f"spec: {{replicas: {replicas}, selector: {{matchLabels: {{app: web}}}}, template: {{metadata: "
         f"{{labels: {{{labels}}}}}, "
-        f"spec: {{containers: [{{name: c, ports: [{{name: http, containerPort: 8080}}]}}], "
+        f"spec: {{containers: [{{name: c, image: i, ports: [{{name: http, containerPort: 8080}}]}}], "
         f"{extra}}}}}}}\n"
     )
 
@@ -167,6 +167,9 @@ def test_replicas_become_pods(tmp_path: Path, kind: str) -> None:
     assert fewer.items() <= names.items()
     other = _pods(_snapshot(tmp_path, *NODES, _workload(kind, 5, labels="app: web, v: '2'")))
     assert not other.keys() & names.keys()
+    # The whole template counts, also what is not read.
+    commanded = _workload(kind, 5).replace("image: i", "image: i, command: [other]")
+    assert not _pods(_snapshot(tmp_path, *NODES, commanded)).keys() & names.keys()
 
 
 def test_a_deployment_s_names(tmp_path: Path) -> None:
@@ -181,7 +184,7 @@ def test_stateful_and_daemon_sets(tmp_path: Path) -> None:
         "web-1",
         "web-2",
     ]
-    pods = _pods(_snapshot(tmp_path, *NODES, _workload("DaemonSet", 1)))
+    pods = _pods(_snapshot(tmp_path, *NODES, _workload("DaemonSet", 1).replace("replicas: 1, ", "")))
     assert sorted(p.node_name for p in pods.values()) == ["n1", "n2"]
 
 
@@ -314,6 +317,11 @@ def test_written_slices_are_taken_as_they_are(tmp_path: Path) -> None:
     assert (second.ready, second.serving) == (False, True)
 
 
+def test_a_port_without_a_number_is_left_out(tmp_path: Path) -> None:
+    (piece,) = _snapshot(tmp_path, WRITTEN.replace("port: 8080", "protocol: TCP")).endpoint_slices
+    assert piece.ports == ()
+
+
 def test_endpoints_of_the_older_kind_are_mirrored(tmp_path: Path) -> None:
     text = (
         "apiVersion: v1\nkind: Endpoints\nmetadata: {name: web}\nsubsets:\n"
@@ -329,6 +337,12 @@ def test_endpoints_of_the_older_kind_are_mirrored(tmp_path: Path) -> None:
 
 
 # -- what is refused
+
+PORT = "spec.containers[0].ports"
+ENDPOINTS = (
+    "apiVersion: v1\nkind: Endpoints\nmetadata: {name: web}\n"
+    "subsets: [{addresses: [{ip: 10.1.2.3}], ports: [{port: 80}]}]\n"
+)
 
 
 @pytest.mark.parametrize(
@@ -368,8 +382,102 @@ def test_endpoints_of_the_older_kind_are_mirrored(tmp_path: Path) -> None:
         pytest.param(
             _workload("Deployment", 1, labels="app: other"),
             4,
-            "spec.selector.matchLabels.app: ",
+            "spec.template.metadata.labels: do not match spec.selector.matchLabels.app",
             id="selector-other",
+        ),
+        pytest.param(
+            _workload("StatefulSet", 1).replace("name: web", "name: we.b"),
+            3,
+            "metadata.name: ",
+            id="set-name",
+        ),
+        *(
+            pytest.param(_pod("p", spec), 4, expected, id=id_)
+            for spec, expected, id_ in (
+                ("tolerations: [{key: a, operator: In}]", "spec.tolerations[0].operator: ", "operator"),
+                ("tolerations: [{value: b}]", "spec.tolerations[0].operator: ", "toleration-without-key"),
+                (
+                    "tolerations: [{key: a, operator: Exists, value: b}]",
+                    "spec.tolerations[0].o",
+                    "exists-value",
+                ),
+                ("tolerations: [{key: a b}]", "spec.tolerations[0].key: ", "toleration-key"),
+                ("tolerations: [{key: a, effect: Never}]", "spec.tolerations[0].effect: ", "effect"),
+                ("initContainers: [{name: c, image: i}]", "spec.initContainers[0].name: ", "name-twice"),
+                ("initContainers: [{image: i}]", "spec.initContainers[0].name: required", "no-name"),
+                ("initContainers: [{name: d}]", "spec.initContainers[0].image: required", "no-image"),
+                ("initContainers: [{name: d, image: ' i'}]", "spec.initContainers[0].image: ", "image-space"),
+            )
+        ),
+        *(
+            pytest.param(_pod("p", spec).replace("8080}", f"8080, {port}}}"), 4, f"{PORT}{expected}", id=id_)
+            for port, spec, expected, id_ in (
+                ("hostPort: 70000", "", "[0].hostPort: 70000 is outside", "host-port"),
+                ("hostPort: 80", "hostNetwork: true", "[0].hostPort: 80 is not", "host-port-of-host-network"),
+                (
+                    "hostPort: 80}, {containerPort: 81, hostPort: 80",
+                    "",
+                    "[1].hostPort: 80/TCP",
+                    "host-port-twice",
+                ),
+            )
+        ),
+        pytest.param(
+            _node("n1", "taints: [{key: a, value: b c, effect: NoSchedule}]"),
+            4,
+            "spec.taints[0].value: ",
+            id="taint-value",
+        ),
+        pytest.param(
+            _node("n1", "taints: [{key: a, effect: NoSchedule}, {key: a, value: b, effect: NoSchedule}]"),
+            4,
+            "spec.taints[1]: ",
+            id="taint-twice",
+        ),
+        pytest.param(
+            WRITTEN.strip()
+            .replace("IPv4", "IPv6")
+            .replace("10.1.2.3", "FD00::1")
+            .replace("10.1.2.4", "fd00::2"),
+            7,
+            "endpoints[0].addresses[0]: ",
+            id="slice-spelling",
+        ),
+        *(
+            pytest.param(WRITTEN.strip().replace(old, new), line, expected, id=id_)
+            for old, new, line, expected, id_ in (
+                ("port: 8080", "port: 80, protocol: ''", 5, "ports[0].protocol: ", "slice-protocol"),
+                (
+                    "port: 8080",
+                    "port: 80, appProtocol: a b",
+                    5,
+                    "ports[0].appProtocol: ",
+                    "slice-app-protocol",
+                ),
+                ("nodeName: n1", "nodeName: N1", 8, "endpoints[0].nodeName: ", "slice-node"),
+                ("nodeName: n1", "hostname: a.b", 8, "endpoints[0].hostname: ", "slice-hostname"),
+                ("name: z1", "name: z 1", 10, "endpoints[0].hints.forZones[0].name: ", "slice-hint"),
+                ("{name: z1}", "{name: z1}, {name: z1}", 10, "endpoints[0].hints.forZones[1]", "slice-hints"),
+            )
+        ),
+        *(
+            pytest.param(ENDPOINTS.replace(old, new), 4, expected, id=id_)
+            for old, new, expected, id_ in (
+                ("addresses: [{ip: 10.1.2.3}], ", "", "subsets[0]: addresses or", "endpoints-nobody"),
+                (
+                    "10.1.2.3",
+                    "10.1.2.3, hostname: a.b",
+                    "subsets[0].addresses[0].hostname: ",
+                    "endpoints-host",
+                ),
+                (
+                    "{port: 80}",
+                    "{port: 80}, {port: 81, name: a}",
+                    "subsets[0].ports[0].name: ",
+                    "endpoints-name",
+                ),
+                ("port: 80", "name: a", "subsets[0].ports[0].port: required", "endpoints-no-port"),
+            )
         ),
         pytest.param(
             WRITTEN.strip().replace("10.1.2.4", "fd00::1"),

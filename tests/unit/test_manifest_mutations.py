@@ -53,8 +53,8 @@ spec:
   subdomain: web
   nodeSelector: {a: b}
   tolerations: [{key: a, operator: Equal, value: b, effect: NoSchedule}]
-  containers: [{name: c, ports: [{name: http, containerPort: 80, protocol: TCP}]}]
-  initContainers: [{name: i, restartPolicy: Always, ports: [{name: x, containerPort: 81}]}]
+  containers: [{name: c, image: i, ports: [{name: http, containerPort: 80, protocol: TCP}]}]
+  initContainers: [{name: i, image: i, restartPolicy: Always, ports: [{name: x, containerPort: 81}]}]
 status:
   {phase: Running, podIP: 10.244.0.9, podIPs: [{ip: 10.244.0.9}], conditions: [{type: Ready, status: "True"}]}
 ---
@@ -64,7 +64,9 @@ metadata: {name: d}
 spec:
   replicas: 2
   selector: {matchLabels: {app: web}, matchExpressions: [{key: app, operator: In, values: [web]}]}
-  template: {metadata: {labels: {app: web}}, spec: {containers: [{name: c, ports: [{containerPort: 80}]}]}}
+  template:
+    metadata: {labels: {app: web}}
+    spec: {containers: [{name: c, image: i, ports: [{containerPort: 80}]}]}
 ---
 apiVersion: v1
 kind: Node

@@ -117,9 +117,14 @@ LB, NP = f"type: LoadBalancer\n{PORTS}", f"type: NodePort\n{PORTS}"
             id="np-twice",
         ),
         pytest.param(
-            "type: LoadBalancer\nports: [{port: 10250}]",
-            "spec.ports[0].port: 10250 is the kubelet's",
-            id="kubelet",
+            "type: NodePort\n"
+            "ports: [{port: 53, name: a, nodePort: 30053}, "
+            "{port: 54, name: b, nodePort: 30053, protocol: UDP}]",
+            "spec.ports[1].nodePort: 30053 is port 53's",
+            id="np-of-two-ports",
+        ),
+        pytest.param(
+            'ports: [{port: 80, appProtocol: ""}]', 'spec.ports[0].appProtocol: "" is not', id="app-protocol"
         ),
         pytest.param(f"type: Balancer\n{PORTS}", 'spec.type: "Balancer" is not one of ClusterIP', id="type"),
         pytest.param(f"type: 5\n{PORTS}", "spec.type: 5 is an integer; a string is allowed", id="type-int"),
@@ -131,9 +136,6 @@ LB, NP = f"type: LoadBalancer\n{PORTS}", f"type: NodePort\n{PORTS}"
         ),
         pytest.param(
             f"{PORTS}\nselector: {{a: 1}}", "spec.selector.a: 1 is an integer; a string", id="selector-int"
-        ),
-        pytest.param(
-            f"{PORTS}\nselector: {{a: null}}", "spec.selector.a: null is null; a string", id="selector-null"
         ),
         pytest.param(
             f"{PORTS}\nclusterIP: 10.200.0.1", "spec.clusterIP: 10.200.0.1 is outside", id="ip-range"
@@ -194,7 +196,8 @@ LB, NP = f"type: LoadBalancer\n{PORTS}", f"type: NodePort\n{PORTS}"
         ),
         pytest.param(f"{PORTS}\nexternalIPs: [169.254.1.1]", "it is link-local", id="ext-link-local"),
         pytest.param(f"{PORTS}\nexternalIPs: [0.0.0.0]", "it is unspecified", id="ext-unspecified"),
-        pytest.param(f"{PORTS}\nexternalIPs: [224.0.0.9]", "multicast", id="ext-multicast"),
+        pytest.param(f"{PORTS}\nexternalIPs: [224.0.0.9]", "link-local multicast", id="ext-multicast"),
+        pytest.param(f"{PORTS}\nexternalIPs: ['ff12::9']", "link-local multicast", id="ext-multicast-6"),
         pytest.param(f"{PORTS}\nexternalIPs: ['::ffff:1.2.3.4']", "not mapped from IPv4", id="ext-mapped"),
         pytest.param(f"{PORTS}\nexternalIPs: [host.example]", "is not an IP address", id="ext-name"),
         pytest.param(
@@ -242,6 +245,12 @@ LB, NP = f"type: LoadBalancer\n{PORTS}", f"type: NodePort\n{PORTS}"
             id="hcnp-port",
         ),
         pytest.param(
+            "type: LoadBalancer\nports: [{port: 80, nodePort: 30500}]\nexternalTrafficPolicy: Local\n"
+            "healthCheckNodePort: 30500",
+            "spec.healthCheckNodePort: 30500 is the nodePort of one of spec.ports",
+            id="hcnp-is-a-node-port",
+        ),
+        pytest.param(
             f"{PORTS}\nsessionAffinity: Cookie", 'spec.sessionAffinity: "Cookie" is not', id="affinity"
         ),
         pytest.param(
@@ -249,11 +258,6 @@ LB, NP = f"type: LoadBalancer\n{PORTS}", f"type: NodePort\n{PORTS}"
             "sessionAffinityConfig: {clientIP: {timeoutSeconds: 86401}}",
             "spec.sessionAffinityConfig.clientIP.timeoutSeconds: 86401 is outside 1-86400",
             id="affinity-timeout",
-        ),
-        pytest.param(
-            f"{PORTS}\nsessionAffinityConfig: {{clientIP: {{timeoutSeconds: 5}}}}",
-            "spec.sessionAffinityConfig: only allowed with sessionAffinity: ClientIP",
-            id="affinity-config",
         ),
         pytest.param("type: ExternalName", "spec.externalName: required", id="external-name-missing"),
         pytest.param(
@@ -286,7 +290,7 @@ def test_refused(tmp_path: Path, spec: str, expected: str) -> None:
     ("name", "metadata", "expected"),
     [
         pytest.param("Web", "", "metadata.name: ", id="upper"),
-        pytest.param("1web", "", "metadata.name: ", id="digit-first"),
+        pytest.param("-web", "", "metadata.name: ", id="dash-first"),
         pytest.param("a.b", "", "metadata.name: ", id="dot"),
         pytest.param("a" * 64, "", "metadata.name: ", id="long"),
         pytest.param("80", "", "metadata.name: 80 is an integer; a string is allowed", id="integer"),
@@ -307,6 +311,13 @@ def test_refused(tmp_path: Path, spec: str, expected: str) -> None:
             "  annotations: {service.beta.kubernetes.io/load-balancer-source-ranges: 10.0.0.0/8}\n",
             "only allowed with type LoadBalancer",
             id="ranges-annotation",
+        ),
+        pytest.param(
+            "web",
+            "  annotations: {service.kubernetes.io/topology-mode: Auto, "
+            "service.kubernetes.io/topology-aware-hints: disabled}\n",
+            'metadata.annotations[service.kubernetes.io/topology-mode]: "Auto" is not "disabled"',
+            id="topology-annotations",
         ),
     ],
 )
@@ -333,6 +344,43 @@ def test_defaults(tmp_path: Path) -> None:
     assert service.health_check_node_port == 0
     assert service.ip_families == (IPFamily.IPV4,)
     assert service.load_balancer_ip == "anything goes"
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        pytest.param("ports: [{port: 80.0, targetPort: 8e1}]", id="whole-numbers"),
+        pytest.param("type: LoadBalancer\nports: [{port: 10250}]", id="kubelet-port"),
+        pytest.param(f"{PORTS}\nselector: {{a: null}}", id="null-in-a-map"),
+        pytest.param(f"{PORTS}\nselector: {{1: a, y: b}}", id="keys-that-are-no-strings"),
+        pytest.param(f"{PORTS}\nexternalIPs: [239.1.2.3, 'ff0e::1', 'ff01::1']", id="multicast"),
+        pytest.param(
+            f"{PORTS}\nsessionAffinityConfig: {{clientIP: {{timeoutSeconds: 5}}}}",
+            id="affinity-config-of-none",
+        ),
+        pytest.param(
+            "type: ExternalName\nexternalName: a.b\nports: [{port: 80, nodePort: 1}]\n"
+            "internalTrafficPolicy: Local",
+            id="external-name-with-fields-that-it-does-not-use",
+        ),
+        pytest.param(f"{LB}\nhealthCheckNodePort: 0", id="health-check-port-zero"),
+        pytest.param(
+            "type: NodePort\nports: [{port: 53, name: a, nodePort: 30053}, "
+            "{port: 53, name: b, nodePort: 30053, protocol: UDP}]",
+            id="node-port-of-two-protocols",
+        ),
+    ],
+)
+def test_accepted(tmp_path: Path, spec: str) -> None:
+    _accepted(tmp_path, spec)
+
+
+def test_a_name_may_begin_with_a_digit(tmp_path: Path) -> None:
+    assert _read(tmp_path, PORTS, "1web")[0] == []
+
+
+def test_a_null_in_a_map_is_the_empty_value(tmp_path: Path) -> None:
+    assert _accepted(tmp_path, f"{PORTS}\nselector: {{a: null}}").selector == {"a": ""}
 
 
 def test_nulls_count_as_absent(tmp_path: Path) -> None:

@@ -51,7 +51,9 @@ def test_a_document_that_is_no_yaml_leaves_its_neighbours_alone() -> None:
     ("text", "line", "message"),
     [
         pytest.param("a: 1\nb: 2\na: 3\n", 3, 'key "a" is given twice (first on line 1)', id="duplicate-key"),
-        pytest.param("x: 1\n80: y\n", 2, "key 80 is an integer, a string is needed", id="integer-key"),
+        pytest.param("x: 1\n1.5: z\n", 2, "key 1.5 is a number, a string is needed", id="fraction-key"),
+        pytest.param("x: 1\n~: z\n", 2, "key null is null, a string is needed", id="null-key"),
+        pytest.param("80: 1\n'80': 2\n", 2, 'key "80" is given twice', id="integer-key-twice"),
         pytest.param("{[a]: 1}", 1, "key a list is a list", id="list-key"),
         pytest.param("a: !!python/object:os.system x\n", 1, "tag", id="python-tag"),
         pytest.param("a: *b\n", 1, "alias *b refers to nothing", id="no-anchor"),
@@ -79,11 +81,21 @@ def test_a_billion_laughs_are_not_laughed() -> None:
 
 
 def test_anchors_and_merges() -> None:
-    document = _one("base: &b {x: 1, y: 2}\nm: {<<: *b, y: 3}\nl: {<<: [*b, {z: 4}]}\nq: {'<<': 5}\n")
+    document = _one("base: &b {x: 1, w: 2}\nm: {<<: *b, w: 3}\nl: {<<: [*b, {z: 4}]}\nq: {'<<': 5}\n")
     assert not document.faults
-    assert document.value["m"] == {"x": 1, "y": 3}
-    assert document.value["l"] == {"x": 1, "y": 2, "z": 4}
+    assert document.value["m"] == {"x": 1, "w": 3}
+    assert document.value["l"] == {"x": 1, "w": 2, "z": 4}
     assert document.value["q"] == {"<<": 5}
+
+
+def test_keys_are_what_kubectl_makes_of_them() -> None:
+    assert _one("{80: a, 0x10: b, y: c, No: d, '5': e}").value == {
+        "80": "a",
+        "16": "b",
+        "true": "c",
+        "false": "d",
+        "5": "e",
+    }
 
 
 def test_json_with_tabs_is_yaml_enough() -> None:
@@ -94,8 +106,8 @@ def test_json_with_tabs_is_yaml_enough() -> None:
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("", None), ("~", None), ("null", None), ("yes", True), ("Off", False), ("y", "y"), ("0", 0),
-        ("-7", -7), ("+7", 7),
+        ("", None), ("~", None), ("null", None), ("yes", True), ("Off", False), ("y", True), ("N", False),
+        ("0", 0), ("-7", -7), ("+7", 7),
         ("0x1F", 31), ("0o17", 15), ("017", 15), ("0b11", 3), ("1_000", 1000), ("089", 89.0),
         ("1.5", 1.5), ("1e3", 1000.0), (".inf", float("inf")), ("-.inf", float("-inf")),
         ("190:20:30", "190:20:30"),

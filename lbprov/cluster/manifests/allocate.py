@@ -105,6 +105,8 @@ def port_pool(ports: tuple[int, int]) -> Pool:
     return Pool(*ports, 0 if size < 16 else min(max(16, size // 32), 128))
 
 
+HEALTH_CHECK: Path = ("spec", "healthCheckNodePort")
+
 Claim = tuple[str, int, Path]
 """(pool: a family or "port"; number; the field that asks for it)."""
 
@@ -129,6 +131,7 @@ class _Ledger:
     def request(self, key: ObjectKey, claims: Sequence[Claim]) -> list[Finding]:
         """Take all of them, or none and say why."""
         wrong = []
+        ports = {number for pool, number, path in claims if pool == "port" and path != HEALTH_CHECK}
         for name, number, path in claims:
             pool, text = self.pool(name), _text(name, number)
             holder = pool.holders.get(number)
@@ -136,6 +139,8 @@ class _Ledger:
                 wrong.append(Finding(path, f"{text} is taken by Service {holder}"))
             elif holder is None and number not in pool:
                 wrong.append(Finding(path, f"{text} is outside {_range_text(name, pool)}"))
+            elif path == HEALTH_CHECK and number in ports:
+                wrong.append(Finding(path, f"{text} is the nodePort of one of spec.ports"))
         if not wrong:
             self.hold(key, claims)
         return wrong
@@ -171,7 +176,7 @@ def claims(spec: Spec) -> list[Claim]:
             if port.get("nodePort"):
                 found.append(("port", port["nodePort"], ("spec", "ports", i, "nodePort")))
     if needs_health_check(spec) and spec.get("healthCheckNodePort"):
-        found.append(("port", spec["healthCheckNodePort"], ("spec", "healthCheckNodePort")))
+        found.append(("port", spec["healthCheckNodePort"], HEALTH_CHECK))
     return found
 
 
@@ -235,7 +240,7 @@ def _fill(ledger: _Ledger, key: ObjectKey, spec: Spec) -> tuple[Spec, list[Findi
     if needs_health_check(spec) and not spec.get("healthCheckNodePort"):
         number = ledger.take(key, "port", f"{key}/healthCheckNodePort")
         if number is None:
-            wrong.append(Finding(("spec", "healthCheckNodePort"), "no port of the nodePort range is free"))
+            wrong.append(Finding(HEALTH_CHECK, "no port of the nodePort range is free"))
         else:
             spec["healthCheckNodePort"] = number
     return spec, wrong

@@ -6,11 +6,10 @@ Pure, and looks at nothing but the document: so what it finds can be kept as lon
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
-
-import msgspec
 
 from lbprov.cluster.manifests import defaults, names, validate_other, validate_service
 from lbprov.cluster.manifests.marked_yaml import Document, YamlList, YamlMap, kind_of, shown
@@ -20,6 +19,9 @@ from lbprov.model import ObjectKey
 
 MAX_LISTS = 8
 NO_KEY = ObjectKey("", "")
+TEMPLATE_DIGEST = "lbprov.io/template-digest"
+"""Beside a workload's spec: of the whole of its Pods' template, also of what is not read. Another command
+makes new Pods."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +129,17 @@ def _of_object(
     obj = conform(value, kind.shape, (), findings)
     if not findings.fatal and not faults:
         obj = _normal(obj, kind, key, findings)
+        if kind.name in WORKLOADS:
+            obj[TEMPLATE_DIGEST] = _digest(value["spec"]["template"])
     told = (*findings, *_told(faults))
     if any(f.fatal for f in told):
         return replace(blank, findings=told)
-    digest = hashlib.blake2b(msgspec.json.encode(obj), digest_size=12).hexdigest()
-    return replace(blank, object=obj, digest=digest, findings=told)
+    return replace(blank, object=obj, digest=_digest(obj), findings=told)
+
+
+def _digest(value: Any) -> str:
+    """Not by msgspec: what is not read may be an integer of any size."""
+    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=12).hexdigest()
 
 
 def _told(faults: tuple[tuple[int, str], ...]) -> tuple[Finding, ...]:
@@ -145,10 +153,8 @@ def _key(metadata: Any, kind: Kind, findings: Findings) -> ObjectKey:
     name, namespace = metadata.get("name"), metadata.get("namespace") or "default"
     if not isinstance(name, str) or not isinstance(namespace, str):
         return NO_KEY  # `conform` says what is wrong
-    check = {"Service": names.dns_1035_label, "Namespace": names.dns_1123_label}.get(
-        kind.name, names.dns_1123_subdomain
-    )
-    wrong = check(name)
+    is_label = kind.name in ("Service", "Namespace", "StatefulSet")
+    wrong = names.dns_1123_label(name) if is_label else names.dns_1123_subdomain(name)
     findings.refuse_if(("metadata", "name"), wrong)
     if kind.namespaced:
         wrong_namespace = names.dns_1123_label(namespace)
@@ -187,7 +193,7 @@ def _normal(obj: dict[str, Any], kind: Kind, key: ObjectKey, findings: Findings)
     if kind.name == "Service":
         out["spec"] = spec = defaults.service_spec(rest["spec"])
         validate_service.validate_service_spec(spec, findings)
-        validate_service.source_ranges_annotation(metadata.get("annotations", {}), spec, findings)
+        validate_service.known_annotations(metadata.get("annotations", {}), spec, findings)
         validate_service.validate_service_status(rest.get("status", {}), findings)
         canonical_addresses(spec)
     elif kind.name in _VALIDATORS:
@@ -200,5 +206,5 @@ def canonical_addresses(spec: dict[str, Any]) -> None:
     for field in ("clusterIPs", "externalIPs"):
         if field in spec:
             spec[field] = [text if names.ip(text) else names.canonical_ip(text) for text in spec[field]]
-    if spec.get("clusterIPs") and spec.get("clusterIP"):
-        spec["clusterIP"] = spec["clusterIPs"][0]
+    if spec.get("clusterIP") and not names.ip(spec["clusterIP"]):
+        spec["clusterIP"] = names.canonical_ip(spec["clusterIP"])

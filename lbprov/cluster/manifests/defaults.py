@@ -14,17 +14,24 @@ def service_spec(given: dict[str, Any]) -> dict[str, Any]:
     if spec["sessionAffinity"] == "ClientIP":
         timeout_s = spec.get("sessionAffinityConfig", {}).get("clientIP", {}).get("timeoutSeconds", 10800)
         spec["sessionAffinityConfig"] = {"clientIP": {"timeoutSeconds": timeout_s}}
+    else:
+        spec.pop("sessionAffinityConfig", None)
     if type_ in ("ClusterIP", "NodePort", "LoadBalancer"):
         spec.setdefault("internalTrafficPolicy", "Cluster")
     if externally_accessible(spec):
         spec["externalTrafficPolicy"] = spec.get("externalTrafficPolicy") or "Cluster"
     if type_ == "LoadBalancer":
         spec.setdefault("allocateLoadBalancerNodePorts", True)
-    for absent_when_empty in ("clusterIP", "externalTrafficPolicy", "loadBalancerIP", "externalName"):
-        if spec.get(absent_when_empty) == "":
-            del spec[absent_when_empty]
-    if spec.get("clusterIP") and "clusterIPs" not in spec:
-        spec["clusterIPs"] = [spec["clusterIP"]]
+    for absent_when_empty in (
+        "clusterIP",
+        "externalTrafficPolicy",
+        "externalName",
+        "healthCheckNodePort",
+        "loadBalancerIP",
+        "publishNotReadyAddresses",
+    ):
+        if not spec.get(absent_when_empty):
+            spec.pop(absent_when_empty, None)
     return spec
 
 
@@ -62,8 +69,13 @@ def allocates_node_ports(spec: dict[str, Any]) -> bool:
     )
 
 
+def cluster_ips(spec: dict[str, Any]) -> list[str]:
+    """Those that are said, in either of the two fields."""
+    return list(spec.get("clusterIPs") or ([spec["clusterIP"]] if spec.get("clusterIP") else ()))
+
+
 def is_headless(spec: dict[str, Any]) -> bool:
-    return bool(spec.get("clusterIP") == "None" or spec.get("clusterIPs", [""])[:1] == ["None"])
+    return cluster_ips(spec)[:1] == ["None"]
 
 
 def container_ports(containers: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -181,6 +181,8 @@ class _Builder:
     def _key(self, value: Any, line: int, is_plain: bool) -> Any:
         if isinstance(value, str):
             return _MERGE if is_plain and value == "<<" else value
+        if isinstance(value, int):  # as kubectl turns YAML into JSON
+            return str(value).lower() if isinstance(value, bool) else str(value)
         self.faults.append(
             Fault(line, f"key {shown(value)} is {kind_of(value)}, a string is needed: quote it")
         )
@@ -256,7 +258,7 @@ def _build(events: Iterator[yaml.Event], first_line: int) -> Iterator[Document]:
 
 
 _CONSTANTS: dict[str, Any] = {"": None, "~": None, "null": None, "Null": None, "NULL": None}
-for _words, _value in ((("true", "yes", "on"), True), (("false", "no", "off"), False)):
+for _words, _value in ((("true", "yes", "on", "y"), True), (("false", "no", "off", "n"), False)):
     for _word in _words:
         _CONSTANTS |= {_word: _value, _word.title(): _value, _word.upper(): _value}
 _INT = re.compile(r"[-+]?(?:0b[01_]+|0o?[0-7_]+|0x[0-9a-fA-F_]+|[1-9][0-9_]*|0)")

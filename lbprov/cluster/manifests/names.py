@@ -14,7 +14,6 @@ from lbprov.cluster.manifests.marked_yaml import shown
 _LABEL = r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"
 _DNS_1123_LABEL = re.compile(_LABEL)
 _DNS_1123_SUBDOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
-_DNS_1035_LABEL = re.compile(r"[a-z](?:[-a-z0-9]*[a-z0-9])?")
 _NAME_PART = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]*[A-Za-z0-9])?")
 _PORT_NAME = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 
@@ -22,12 +21,6 @@ _PORT_NAME = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 def dns_1123_label(text: str) -> str:
     if len(text) > 63 or not _DNS_1123_LABEL.fullmatch(text):
         return f"{shown(text)} is not allowed: at most 63 of a-z, 0-9 and '-', a letter or digit at both ends"
-    return ""
-
-
-def dns_1035_label(text: str) -> str:
-    if len(text) > 63 or not _DNS_1035_LABEL.fullmatch(text):
-        return f"{shown(text)} is not allowed: at most 63 of a-z, 0-9 and '-', beginning with a letter"
     return ""
 
 
@@ -108,11 +101,7 @@ def endpoint_ip(text: str) -> str:
         (address.is_unspecified, "unspecified"),
         (address.is_loopback, "loopback (127.0.0.0/8, ::1)"),
         (address.is_link_local, "link-local (169.254.0.0/16, fe80::/10)"),
-        (
-            address.is_multicast and _link_local_multicast(address),
-            "link-local multicast (224.0.0.0/24, ff02::/16)",
-        ),
-        (address.is_multicast, "multicast"),
+        (_link_local_multicast(address), "link-local multicast (224.0.0.0/24, ff02::/16)"),
     ):
         if is_it:
             return f"{text} is not allowed: it is {name}"
@@ -120,8 +109,10 @@ def endpoint_ip(text: str) -> str:
 
 
 def _link_local_multicast(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    net = "224.0.0.0/24" if address.version == 4 else "ff02::/16"
-    return address in ipaddress.ip_network(net)
+    """With any flags: Go's IsLinkLocalMulticast looks at the scope alone."""
+    if address.version == 4:
+        return address in ipaddress.ip_network("224.0.0.0/24")
+    return address.packed[0] == 0xFF and address.packed[1] & 0x0F == 2
 
 
 def canonical_ip(text: str) -> str:

@@ -20,6 +20,7 @@ import msgspec
 from lbprov.cluster import decode
 from lbprov.cluster.manifests.admit import Values, entries
 from lbprov.cluster.manifests.allocate import Network
+from lbprov.cluster.manifests.candidate import TEMPLATE_DIGEST
 from lbprov.cluster.manifests.shapes import WORKLOADS
 from lbprov.cluster.seam import Problem
 from lbprov.model import Node, Pod, Taint
@@ -99,7 +100,7 @@ def _replicas(values: Values, nodes: Iterable[Node]) -> Iterator[PodSpec]:
     for kind in WORKLOADS:
         for key, entry in entries(values, kind):
             spec = entry["object"]["spec"]
-            template = _digest(spec["template"])
+            template = entry["object"][TEMPLATE_DIGEST]
             for name, node in _names(kind, key.name, template, spec.get("replicas", 1), nodes):
                 metadata = {
                     **spec["template"]["metadata"],

@@ -128,11 +128,17 @@ def conform(value: Any, shape: Shape, path: Path, findings: Findings) -> Any:
         findings.refuse(path, f"{shown(value)} is {kind_of(value)}; a mapping is allowed")
         return None
     if isinstance(shape, MapOf):
-        return {k: conform(v, shape.item, (*path, k), findings) for k, v in value.items()}
+        # The API server reads a null within a map as the empty value.
+        return {
+            k: "" if v is None and shape.item is STR else conform(v, shape.item, (*path, k), findings)
+            for k, v in value.items()
+        }
     return _struct(value, shape, path, findings)
 
 
 def _scalar(value: Any, shape: Scalar, path: Path, findings: Findings) -> Any:
+    if isinstance(value, float) and int in shape.types and value.is_integer():
+        value = int(value)  # 80.0 and 8e1 are 80 in the JSON that a server gets
     if not isinstance(value, shape.types) or (isinstance(value, bool) and bool not in shape.types):
         hint = ""
         if isinstance(value, str) and int in shape.types and value.strip("-").isdecimal():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lbprov.cluster.manifests.schema import ANY, BOOL, INT, INT_OR_STR, STR, ListOf, MapOf, Shape, Struct
 
@@ -78,6 +78,7 @@ _SERVICE_STATUS = Struct(
 _CONTAINER = Struct(
     {
         "name": STR,
+        "image": STR,
         "restartPolicy": STR,
         "ports": ListOf(
             Struct(
@@ -92,7 +93,7 @@ _CONTAINER = Struct(
             )
         ),
         **_ignored(
-            "image command args workingDir env envFrom resources resizePolicy restartPolicyRules "
+            "command args workingDir env envFrom resources resizePolicy restartPolicyRules "
             "volumeMounts volumeDevices livenessProbe readinessProbe startupProbe lifecycle "
             "terminationMessagePath terminationMessagePolicy imagePullPolicy securityContext stdin "
             "stdinOnce tty"
@@ -147,9 +148,8 @@ _SELECTOR = Struct(
     }
 )
 _TEMPLATE_METADATA = Struct(dict(METADATA.fields))
-_WORKLOAD_SPEC = Struct(
+_DAEMON_SET_SPEC = Struct(
     {
-        "replicas": INT,
         "selector": _SELECTOR,
         "template": Struct(
             {"metadata": _TEMPLATE_METADATA, "spec": _POD_SPEC}, required=("metadata", "spec")
@@ -163,6 +163,7 @@ _WORKLOAD_SPEC = Struct(
     strict=False,
     required=("selector", "template"),
 )
+_WORKLOAD_SPEC = replace(_DAEMON_SET_SPEC, fields={"replicas": INT, **_DAEMON_SET_SPEC.fields})
 
 _NODE_SPEC = Struct(
     {
@@ -237,8 +238,9 @@ KINDS: Mapping[str, Kind] = {
         Kind("Namespace", "v1", {"spec": ANY, "status": ANY}, namespaced=False),
         *(
             Kind(name, "apps/v1", {"spec": _WORKLOAD_SPEC, "status": ANY}, required=_SPEC)
-            for name in ("Deployment", "ReplicaSet", "StatefulSet", "DaemonSet")
+            for name in ("Deployment", "ReplicaSet", "StatefulSet")
         ),
+        Kind("DaemonSet", "apps/v1", {"spec": _DAEMON_SET_SPEC, "status": ANY}, required=_SPEC),
         Kind(
             "EndpointSlice",
             "discovery.k8s.io/v1",

@@ -11,8 +11,9 @@ from typing import Any
 
 from lbprov.cluster.manifests import names
 from lbprov.cluster.manifests.defaults import (
+    allocates_node_ports,
+    cluster_ips,
     is_headless,
-    needs_cluster_ip,
     needs_health_check,
     needs_node_port,
 )
@@ -31,31 +32,33 @@ def next_spec(new: Spec, old: Spec | None, families: Sequence[str], findings: Fi
         _carry_over(spec, old)
         if is_headless(spec) and needs_node_port(spec) and not findings.fatal:
             findings.refuse(
-                ("spec", "type"), f"{spec['type']} is not allowed: clusterIP is None and cannot change"
+                ("spec", "clusterIP"), f"is None and cannot change: type {spec['type']} is not allowed"
             )
     if spec["type"] == "ExternalName":
-        for field in ("ipFamilies", "ipFamilyPolicy", "clusterIP", "clusterIPs"):
-            spec.pop(field, None)
+        spec.pop("internalTrafficPolicy", None)
     elif not findings.fatal:
-        _settle_families(spec, old, families, findings)
+        if cluster_ips(spec):
+            spec["clusterIPs"] = cluster_ips(spec)
+        with_families = old if old is not None and old["type"] != "ExternalName" else None
+        _settle_families(spec, with_families, families, findings)
     return spec
 
 
 def _immutable(spec: Spec, old: Spec, findings: Findings) -> None:
-    has_ip = needs_cluster_ip(old) or is_headless(old)
-    if spec["type"] != "ExternalName" and has_ip:
-        for i, (given, held) in enumerate(zip(spec.get("clusterIPs", ()), old["clusterIPs"], strict=False)):
+    if spec["type"] != "ExternalName" and old["type"] != "ExternalName":
+        for i, (given, held) in enumerate(zip(cluster_ips(spec), old["clusterIPs"], strict=False)):
             if given != held:
                 path: Path = ("spec", "clusterIPs", i) if i else ("spec", "clusterIP")
                 _unchangeable(path, given, held, findings)
     if spec["type"] == "LoadBalancer" == old["type"]:
-        given, held = spec.get("loadBalancerClass"), old.get("loadBalancerClass")
-        if given != held:
-            _unchangeable(("spec", "loadBalancerClass"), given, held, findings)
+        _kept("loadBalancerClass", spec, old, findings)
     if needs_health_check(spec) and needs_health_check(old) and spec.get("healthCheckNodePort"):
-        given, held = spec["healthCheckNodePort"], old["healthCheckNodePort"]
-        if given != held:
-            _unchangeable(("spec", "healthCheckNodePort"), given, held, findings)
+        _kept("healthCheckNodePort", spec, old, findings)
+
+
+def _kept(field: str, spec: Spec, old: Spec, findings: Findings) -> None:
+    if spec.get(field) != old.get(field):
+        _unchangeable(("spec", field), spec.get(field), old.get(field), findings)
 
 
 def _unchangeable(path: Path, given: object, held: object, findings: Findings) -> None:
@@ -67,26 +70,29 @@ def _unchangeable(path: Path, given: object, held: object, findings: Findings) -
 
 
 def _carry_over(spec: Spec, old: Spec) -> None:
-    if spec["type"] != "ExternalName" and (needs_cluster_ip(old) or is_headless(old)):
-        given, held = spec.get("clusterIPs", []), old["clusterIPs"]
-        if held[: len(given)] == given:
-            spec["clusterIPs"] = list(held)
-        spec["clusterIP"] = spec["clusterIPs"][0]
-        if "ipFamilies" not in spec and old.get("ipFamilies"):
-            spec["ipFamilies"] = list(old["ipFamilies"])
-    if needs_node_port(spec) and needs_node_port(old):
+    if spec["type"] != "ExternalName" and old["type"] != "ExternalName":
+        spec.setdefault("clusterIP", old["clusterIP"])
+        if spec["clusterIP"] == old["clusterIP"]:
+            spec.setdefault("clusterIPs", list(old["clusterIPs"]))
+    if allocates_node_ports(spec) and needs_node_port(old):
         _carry_node_ports(spec["ports"], old["ports"])
     if needs_health_check(spec) and needs_health_check(old) and not spec.get("healthCheckNodePort"):
         spec["healthCheckNodePort"] = old["healthCheckNodePort"]
 
 
 def _carry_node_ports(ports: Sequence[Spec], old_ports: Sequence[Spec]) -> None:
-    """By the ports' names, as the API server does: a renamed port gets a new nodePort."""
+    """By the ports' names, as the API server does; else by number and protocol, as `kubectl apply` does."""
     used = {p["nodePort"] for p in ports if p.get("nodePort")}
-    held = {p.get("name", ""): p for p in old_ports if p.get("nodePort")}
+    by_name = {p.get("name", ""): p for p in old_ports if p.get("nodePort")}
+    by_number = {(p["port"], p["protocol"]): p for p in old_ports if p.get("nodePort")}
+    new_names = {p.get("name", "") for p in ports}
     carried: set[tuple[int, str]] = set()
     for port in ports:
-        before = held.get(port.get("name", ""))
+        before = by_name.get(port.get("name", ""))
+        if before is None:
+            before = by_number.get((port["port"], port["protocol"]))
+            if before and before.get("name", "") in new_names:  # another port has its name, and its nodePort
+                continue
         if port.get("nodePort") or before is None or before["nodePort"] in used:
             continue
         if (before["nodePort"], port["protocol"]) not in carried:
@@ -95,22 +101,23 @@ def _carry_node_ports(ports: Sequence[Spec], old_ports: Sequence[Spec]) -> None:
 
 
 def _settle_families(spec: Spec, old: Spec | None, families: Sequence[str], findings: Findings) -> None:
+    """`old` None: there is none, or none with families (ExternalName)."""
     headless_without_selector = is_headless(spec) and not spec.get("selector")
     if not spec.get("ipFamilyPolicy"):
-        inherited = (old or {}).get("ipFamilyPolicy") if old and old["type"] != "ExternalName" else None
         default = "RequireDualStack" if headless_without_selector else "SingleStack"
-        if not inherited and not headless_without_selector and _names_two(spec):
+        if old is None and not headless_without_selector and _names_two(spec):
             findings.refuse(
                 ("spec", "ipFamilyPolicy"), "required with two families: PreferDualStack or RequireDualStack"
             )
-        spec["ipFamilyPolicy"] = inherited or default
+        spec["ipFamilyPolicy"] = (old or {}).get("ipFamilyPolicy", default)
     policy = spec["ipFamilyPolicy"]
-    if old is not None and policy == "SingleStack":
-        for field in ("clusterIPs", "ipFamilies"):
-            spec[field] = spec.get(field, [])[:1]
+    if old is not None:
+        _second_family(spec, old, policy, findings)
     wanted = _wanted_families(spec, families)
-    if old is not None and old.get("ipFamilies") and old["type"] != "ExternalName":
-        _family_change(wanted, old["ipFamilies"], policy, findings)
+    if old is not None and not is_headless(spec):
+        for i, (given, held) in enumerate(zip(wanted, old["ipFamilies"], strict=False)):
+            if given != held:
+                _unchangeable(("spec", "ipFamilies", i), given, held, findings)
     if headless_without_selector:
         spec["ipFamilies"] = wanted if policy == "SingleStack" or len(wanted) == 2 else _both(wanted[0])
         return
@@ -129,6 +136,25 @@ def _settle_families(spec: Spec, old: Spec | None, families: Sequence[str], find
     spec["ipFamilies"] = wanted
 
 
+def _second_family(spec: Spec, old: Spec, policy: str, findings: Findings) -> None:
+    """It is given up by SingleStack, and by nothing else."""
+    for field in ("clusterIPs", "ipFamilies"):
+        values, held = spec.get(field, []), old.get(field, [])
+        if policy == "SingleStack" and len(values) == 2:
+            if values == held:
+                spec[field] = values[:1]
+            else:
+                findings.refuse(
+                    ("spec", "ipFamilyPolicy"),
+                    f"SingleStack, but spec.{field} has 2; PreferDualStack or RequireDualStack is needed",
+                )
+        elif policy != "SingleStack" and 0 < len(values) < len(held):
+            findings.refuse(
+                ("spec", "ipFamilyPolicy"),
+                f"{policy}, but spec.{field} has 1 of {len(held)}; SingleStack gives the second one up",
+            )
+
+
 def _names_two(spec: Spec) -> bool:
     return len(spec.get("clusterIPs", ())) == 2 or len(spec.get("ipFamilies", ())) == 2
 
@@ -144,12 +170,3 @@ def _wanted_families(spec: Spec, families: Sequence[str]) -> list[str]:
 
 def _both(first: str) -> list[str]:
     return ["IPv4", "IPv6"] if first == "IPv4" else ["IPv6", "IPv4"]
-
-
-def _family_change(wanted: list[str], held: list[str], policy: str, findings: Findings) -> None:
-    if wanted[0] != held[0]:
-        _unchangeable(("spec", "ipFamilies", 0), wanted[0], held[0], findings)
-    elif len(wanted) < len(held) and policy != "SingleStack":
-        findings.refuse(
-            ("spec", "ipFamilyPolicy"), f"{policy} with one family; SingleStack gives the second one up"
-        )

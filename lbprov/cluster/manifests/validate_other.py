@@ -25,13 +25,16 @@ def validate_node(obj: Object, findings: Findings) -> None:
         findings.refuse_if(("spec", "podCIDRs", i), names.cidr(text))
     if len(cidrs) > 2 or (len(cidrs) == 2 and names.is_ipv6(cidrs[0]) == names.is_ipv6(cidrs[1])):
         findings.refuse(("spec", "podCIDRs"), "at most one CIDR of each family is allowed")
-    if spec.get("podCIDR"):
+    if spec.get("podCIDR") and not cidrs:  # the plural wins
         findings.refuse_if(("spec", "podCIDR"), names.cidr(spec["podCIDR"]))
-        if cidrs and cidrs[0] != spec["podCIDR"]:
-            findings.refuse(("spec", "podCIDRs", 0), f"{cidrs[0]} is not spec.podCIDR ({spec['podCIDR']})")
+    seen: set[tuple[str, str]] = set()
     for i, taint in enumerate(spec.get("taints", ())):
         findings.refuse_if(("spec", "taints", i, "key"), names.qualified_name(taint["key"]))
+        findings.refuse_if(("spec", "taints", i, "value"), names.label_value(taint.get("value", "")))
         _one_of(taint, "effect", TAINT_EFFECTS, ("spec", "taints", i), findings)
+        if (taint["key"], taint["effect"]) in seen:
+            findings.refuse(("spec", "taints", i), f"{shown(taint['key'])} has two taints of one effect")
+        seen.add((taint["key"], taint["effect"]))
     for i, address in enumerate(obj.get("status", {}).get("addresses", ())):
         path: Path = ("status", "addresses", i)
         _one_of(address, "type", ADDRESS_TYPES, path, findings)
@@ -65,11 +68,67 @@ def validate_pod_spec(spec: Object, path: Path, findings: Findings) -> None:
             check = names.dns_1123_subdomain if field == "nodeName" else names.dns_1123_label
             findings.refuse_if((*path, field), check(spec[field]))
     names_and_values(spec.get("nodeSelector", {}), (*path, "nodeSelector"), findings)
+    for i, toleration in enumerate(spec.get("tolerations", ())):
+        _toleration(toleration, (*path, "tolerations", i), findings)
+    container_names: set[str] = set()
+    host_ports: set[tuple[object, ...]] = set()
     for list_name in ("containers", "initContainers"):
         for c, container in enumerate(spec.get(list_name, ())):
+            where: Path = (*path, list_name, c)
+            _container(container, where, container_names, findings)
             seen: set[str] = set()
             for p, port in enumerate(container_ports([container])):
-                _container_port(port, (*path, list_name, c, "ports", p), seen, findings)
+                _container_port(port, (*where, "ports", p), seen, findings)
+                if list_name == "containers":
+                    _host_port(
+                        port, spec.get("hostNetwork", False), (*where, "ports", p), host_ports, findings
+                    )
+
+
+def _toleration(toleration: Object, path: Path, findings: Findings) -> None:
+    key, operator = toleration.get("key", ""), toleration.get("operator") or "Equal"
+    if key:
+        findings.refuse_if((*path, "key"), names.qualified_name(key))
+    if operator not in ("Equal", "Exists"):
+        findings.refuse((*path, "operator"), f"{shown(operator)} is not one of Equal, Exists")
+    elif operator == "Equal" and not key:
+        findings.refuse((*path, "operator"), "without a key, which stands for every taint, it must be Exists")
+    elif operator == "Exists" and toleration.get("value"):
+        findings.refuse((*path, "operator"), f"Exists, but a value ({shown(toleration['value'])}) is given")
+    elif operator == "Equal":
+        findings.refuse_if((*path, "value"), names.label_value(toleration.get("value", "")))
+    if toleration.get("effect"):
+        _one_of(toleration, "effect", TAINT_EFFECTS, path, findings)
+
+
+def _container(container: Object, path: Path, seen: set[str], findings: Findings) -> None:
+    name = container.get("name", "")
+    findings.refuse_if((*path, "name"), names.dns_1123_label(name) if name else "required")
+    if name and name in seen:
+        findings.refuse((*path, "name"), f"{shown(name)} is the name of two containers")
+    seen.add(name)
+    image = container.get("image", "")
+    if not image:
+        findings.refuse((*path, "image"), "required")
+    elif image != image.strip():
+        findings.refuse((*path, "image"), f"{shown(image)} begins or ends with a space")
+
+
+def _host_port(
+    port: Object, host_network: bool, path: Path, seen: set[tuple[object, ...]], findings: Findings
+) -> None:
+    number = port.get("hostPort", 0)
+    if not number:
+        return
+    findings.refuse_if((*path, "hostPort"), names.port_number(number))
+    if host_network and number != port["containerPort"]:
+        findings.refuse(
+            (*path, "hostPort"), f"{number} is not the containerPort, with hostNetwork it must be"
+        )
+    pair = (port["protocol"], port.get("hostIP", ""), number)
+    if pair in seen:
+        findings.refuse((*path, "hostPort"), f"{number}/{port['protocol']} is given twice")
+    seen.add(pair)
 
 
 def _container_port(port: Object, path: Path, seen: set[str], findings: Findings) -> None:
@@ -95,8 +154,8 @@ def validate_workload(obj: Object, findings: Findings) -> None:
     validate_selector(spec["selector"], ("spec", "selector"), findings)
     if len(findings) == before and (unmet := first_unmet(spec["selector"], labels)):
         findings.refuse(
-            ("spec", "selector", *unmet),
-            f"{path_text(unmet)} does not match the Pods' own labels (spec.template.metadata.labels)",
+            ("spec", "template", "metadata", "labels"),
+            f"do not match spec.{path_text(('selector', *unmet))}: the Pods would not be the {obj['kind']}'s",
         )
 
 
@@ -144,43 +203,76 @@ def validate_endpoint_slice(obj: Object, findings: Findings) -> None:
     if len(obj.get("endpoints", ())) > 1000:
         findings.refuse(("endpoints",), f"{len(obj['endpoints'])} endpoints; at most 1000 in one slice")
     for i, endpoint in enumerate(obj.get("endpoints", ())):
-        path: Path = ("endpoints", i, "addresses")
+        path: Path = ("endpoints", i)
         if not 1 <= len(endpoint["addresses"]) <= 100:
-            findings.refuse(path, "1 to 100 addresses are needed")
+            findings.refuse((*path, "addresses"), "1 to 100 addresses are needed")
         for j, text in enumerate(endpoint["addresses"]):
-            if obj["addressType"] == "FQDN":
-                findings.refuse_if((*path, j), names.dns_1123_subdomain(text))
-            elif wrong := names.endpoint_ip(text):
-                findings.refuse((*path, j), wrong)
-            elif names.is_ipv6(text) != (obj["addressType"] == "IPv6"):
-                findings.refuse((*path, j), f"{text} is not {obj['addressType']}, which addressType says")
-    endpoint_ports(obj.get("ports", ()), ("ports",), findings)
+            findings.refuse_if((*path, "addresses", j), _slice_address(text, obj["addressType"]))
+        _endpoint_names(endpoint, path, findings)
+        for field in ("forZones", "forNodes"):
+            _hints(endpoint.get("hints", {}).get(field, ()), (*path, "hints", field), findings)
+    seen: set[str] = set()
+    for i, port in enumerate(obj.get("ports", ())):
+        # Without a number it stands for every port: consumers leave it out.
+        _endpoint_port(port, ("ports", i), findings)
+        if port.get("name", "") in seen:
+            findings.refuse(("ports", i, "name"), f"{shown(port.get('name', ''))} is the name of two ports")
+        seen.add(port.get("name", ""))
+
+
+def _slice_address(text: str, address_type: str) -> str:
+    if address_type == "FQDN":
+        return names.dns_1123_subdomain(text)
+    if wrong := names.endpoint_ip(text):
+        return wrong
+    if names.is_ipv6(text) != (address_type == "IPv6"):
+        return f"{text} is not {address_type}, which addressType says"
+    canonical = names.canonical_ip(text)
+    return "" if text == canonical else f"{shown(text)} is not in its short form: write {canonical}"
+
+
+def _endpoint_names(endpoint: Object, path: Path, findings: Findings) -> None:
+    for field, check in (("hostname", names.dns_1123_label), ("nodeName", names.dns_1123_subdomain)):
+        if field in endpoint:
+            findings.refuse_if((*path, field), check(endpoint[field]))
+
+
+def _hints(hints: list[Object] | tuple[()], path: Path, findings: Findings) -> None:
+    seen: set[str] = set()
+    for i, hint in enumerate(hints):
+        findings.refuse_if((*path, i, "name"), names.label_value(hint["name"]))
+        if hint["name"] in seen:
+            findings.refuse((*path, i, "name"), f"{shown(hint['name'])} is given twice")
+        seen.add(hint["name"])
 
 
 def validate_endpoints(obj: Object, findings: Findings) -> None:
     for i, subset in enumerate(obj.get("subsets", ())):
         path: Path = ("subsets", i)
+        if not subset.get("addresses") and not subset.get("notReadyAddresses"):
+            findings.refuse(path, "addresses or notReadyAddresses are needed")
         for field in ("addresses", "notReadyAddresses"):
             for j, address in enumerate(subset.get(field, ())):
                 findings.refuse_if((*path, field, j, "ip"), names.endpoint_ip(address["ip"]))
-        endpoint_ports(subset.get("ports", ()), (*path, "ports"), findings)
+                _endpoint_names(address, (*path, field, j), findings)
+        ports = subset.get("ports", ())
+        for j, port in enumerate(ports):
+            if "port" not in port:
+                findings.refuse((*path, "ports", j, "port"), "required")
+            if len(ports) > 1 and not port.get("name"):
+                message = "required: with several ports each needs a name"
+                findings.refuse((*path, "ports", j, "name"), message)
+            _endpoint_port(port, (*path, "ports", j), findings)
 
 
-def endpoint_ports(ports: list[Object] | tuple[()], path: Path, findings: Findings) -> None:
-    seen: set[str] = set()
-    for i, port in enumerate(ports):
-        if "port" not in port:
-            findings.refuse((*path, i, "port"), "required")
-        else:
-            findings.refuse_if((*path, i, "port"), names.port_number(port["port"]))
-        if port.get("protocol"):
-            _one_of(port, "protocol", PROTOCOLS, (*path, i), findings)
-        name = port.get("name", "")
-        if name:
-            findings.refuse_if((*path, i, "name"), names.dns_1123_label(name))
-        if name in seen:
-            findings.refuse((*path, i, "name"), f"{shown(name)} is the name of two ports")
-        seen.add(name)
+def _endpoint_port(port: Object, path: Path, findings: Findings) -> None:
+    if "port" in port:
+        findings.refuse_if((*path, "port"), names.port_number(port["port"]))
+    _one_of(port, "protocol", PROTOCOLS, path, findings)
+    if port.get("name"):
+        findings.refuse_if((*path, "name"), names.dns_1123_label(port["name"]))
+    if port.get("appProtocol"):
+        findings.refuse_if((*path, "appProtocol"), names.qualified_name(port["appProtocol"]))
 
 
 def _one_of(value: Object, field: str, allowed: tuple[str, ...], path: Path, findings: Findings) -> None:

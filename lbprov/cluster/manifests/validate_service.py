@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from lbprov.cluster.manifests import names
+from lbprov.cluster.manifests import defaults, names
 from lbprov.cluster.manifests.defaults import (
     externally_accessible,
     is_headless,
     needs_health_check,
+    needs_node_port,
 )
 from lbprov.cluster.manifests.marked_yaml import shown
 from lbprov.cluster.manifests.schema import Findings, Path
@@ -24,7 +25,6 @@ POLICIES = ("Cluster", "Local")
 FAMILIES = ("IPv4", "IPv6")
 FAMILY_POLICIES = ("SingleStack", "PreferDualStack", "RequireDualStack")
 DISTRIBUTIONS = ("PreferClose", "PreferSameZone", "PreferSameNode")
-KUBELET_PORT = 10250
 MAX_AFFINITY_S = 86400
 
 
@@ -77,15 +77,18 @@ def _ports(spec: Spec, findings: Findings) -> None:
             if pair in seen:
                 findings.refuse((*path, field), f"{pair[0]}/{pair[1]} is spec.ports[{seen[pair]}]'s too")
             seen.setdefault(pair, i)
-        if "nodePort" in port and spec["type"] in ("ClusterIP", "ExternalName"):
+        if "nodePort" in port and needs_node_port(spec):
+            first = next(p for p in ports if p.get("nodePort") == port["nodePort"])
+            if first.get("port") != port.get("port") and first["protocol"] != port["protocol"]:
+                findings.refuse(
+                    (*path, "nodePort"),
+                    f"{port['nodePort']} is port {first.get('port')}'s; only protocols of one port share one",
+                )
+        if "nodePort" in port and spec["type"] == "ClusterIP":
             findings.refuse(
                 (*path, "nodePort"),
                 f"{port['nodePort']} is given, but only types NodePort and LoadBalancer have nodePorts "
                 f"(spec.type is {spec['type']})",
-            )
-        if spec["type"] == "LoadBalancer" and port.get("port") == KUBELET_PORT:
-            findings.refuse(
-                (*path, "port"), f"{KUBELET_PORT} is the kubelet's: not allowed on a LoadBalancer"
             )
 
 
@@ -105,7 +108,7 @@ def _port(port: Spec, path: Path, name_needed: bool, findings: Findings) -> None
         findings.refuse_if((*path, "targetPort"), names.port_number(target))
     elif isinstance(target, str):
         findings.refuse_if((*path, "targetPort"), names.port_name(target))
-    if port.get("appProtocol"):
+    if "appProtocol" in port:
         findings.refuse_if((*path, "appProtocol"), names.qualified_name(port["appProtocol"]))
 
 
@@ -136,8 +139,6 @@ def _affinity(spec: Spec, findings: Findings) -> None:
             findings.refuse(
                 (*path, "clientIP", "timeoutSeconds"), f"{timeout_s} is outside 1-{MAX_AFFINITY_S} (one day)"
             )
-    elif "sessionAffinityConfig" in spec:
-        findings.refuse(path, "only allowed with sessionAffinity: ClientIP")
 
 
 def cluster_ips(spec: Spec, findings: Findings) -> None:
@@ -147,7 +148,7 @@ def cluster_ips(spec: Spec, findings: Findings) -> None:
     _one_of(spec, "ipFamilyPolicy", FAMILY_POLICIES, findings)
     families = spec.get("ipFamilies", [])
     _families(families, findings)
-    ips, path = spec.get("clusterIPs", []), ("spec", "clusterIPs")
+    ips, path = defaults.cluster_ips(spec), ("spec", "clusterIPs")
     if len(ips) > 2:
         findings.refuse(path, f"{len(ips)} values; at most 2, one of each family")
     if ips and not spec.get("clusterIP"):
@@ -195,6 +196,8 @@ def _families(families: list[str], findings: Findings) -> None:
 
 
 _RANGES_ANNOTATION = "service.beta.kubernetes.io/load-balancer-source-ranges"
+_TOPOLOGY_ANNOTATION = "service.kubernetes.io/topology-mode"
+_OLD_TOPOLOGY_ANNOTATION = "service.kubernetes.io/topology-aware-hints"
 
 
 def _source_ranges(spec: Spec, findings: Findings) -> None:
@@ -206,12 +209,19 @@ def _source_ranges(spec: Spec, findings: Findings) -> None:
         findings.refuse_if((*path, i), names.cidr(text.strip()))
 
 
-def source_ranges_annotation(annotations: dict[str, str], spec: Spec, findings: Findings) -> None:
-    """The annotation is older than the field, and is checked where the field is not given."""
+def known_annotations(annotations: dict[str, str], spec: Spec, findings: Findings) -> None:
+    """Those whose values the API server looks at. The one for source ranges is older than the field, and is
+    checked where the field is not given."""
+    mode, old_mode = annotations.get(_TOPOLOGY_ANNOTATION), annotations.get(_OLD_TOPOLOGY_ANNOTATION)
+    if mode is not None and old_mode is not None and mode != old_mode:
+        path: Path = ("metadata", "annotations", _TOPOLOGY_ANNOTATION)
+        findings.refuse(
+            path, f"{shown(mode)} is not {shown(old_mode)}, which {_OLD_TOPOLOGY_ANNOTATION} says"
+        )
     text = annotations.get(_RANGES_ANNOTATION)
     if text is None or spec.get("loadBalancerSourceRanges"):
         return
-    path: Path = ("metadata", "annotations", _RANGES_ANNOTATION)
+    path = ("metadata", "annotations", _RANGES_ANNOTATION)
     if spec["type"] != "LoadBalancer":
         findings.refuse(path, f"only allowed with type LoadBalancer (it is {spec['type']})")
     for part in text.split(",") if text.strip() else ():
