@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from bench import dataplane, reconcile, startup
+from bench import controller, dataplane, reconcile, startup
 from bench.figures import print_rows
 
 
@@ -12,10 +12,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("--services", type=int, default=1000, help="Services to reconcile against moto")
     parser.add_argument("--dataplane-services", type=int, default=10_000, help="Services in the dataplane")
+    parser.add_argument("--cluster-services", type=int, default=5000, help="Services on a real API server")
     arguments = parser.parse_args()
     print_rows("Command line", startup.rows())
     print_rows("Reconcile from manifests against moto as a server", reconcile.rows(arguments.services))
     print_rows("Dataplane, iptables", dataplane.rows(arguments.dataplane_services))
+    print_rows("Controller on a real API server", controller.rows(arguments.cluster_services))
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ REASONS = (
         "LoadBalancerOwnershipConflict",
         _W,
         "",
-        "A name that this Service's resources need belongs to something that does not carry its mark. Nothing "
-        "was changed: rename or delete what the message names.",
+        "A name that this Service's resources need belongs to something that does not carry its mark. "
+        "Nothing was changed: rename or delete what the message names.",
     ),
     ReasonDoc(
         "NodesWithoutInstance",
