@@ -11,10 +11,10 @@ import dataclasses
 import operator
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 
-from lbprov.model import Condition, Ingress, ObjectKey, Service
+from lbprov.model import Condition, Ingress, IPMode, ObjectKey, Service
 
 OUR_CONDITIONS = "lbprov.io/"
 
@@ -50,7 +50,9 @@ class Written:
 
     @classmethod
     def of(cls, ingress: Iterable[Ingress], conditions: Iterable[Condition]) -> Written:
-        return cls(tuple(ingress), frozenset(c for c in conditions if c.type.startswith(OUR_CONDITIONS)))
+        """As the API server will show it: an address that does not say how is a VIP (KEP-1860)."""
+        shown = (replace(i, ip_mode=IPMode.VIP) if i.ip and i.ip_mode is None else i for i in ingress)
+        return cls(tuple(shown), frozenset(c for c in conditions if c.type.startswith(OUR_CONDITIONS)))
 
 
 def news(old: Service | None, new: Service | None, written: Written | None, finalizer: str) -> News:

@@ -14,9 +14,13 @@ from lbprov.model import Condition, Event, Notice, Service, Severity
 PREFIX = "lbprov.io/"
 READY = "lbprov.io/Ready"
 
+MAX_MESSAGE = 4096
+"""Characters. The API server would cut at 32768 (metav1.Condition) and so never show what was written; people
+read less."""
+
 
 def ready(reason: str, message: str, *, is_ready: bool = False) -> Condition:
-    return Condition(READY, "True" if is_ready else "False", reason, message)
+    return Condition(READY, "True" if is_ready else "False", reason, _cut(message))
 
 
 def is_ready(service: Service) -> bool:
@@ -73,4 +77,8 @@ def _of_topic(topic: str, told: list[Notice]) -> Condition:
         raise ValueError(f"the topic {topic!r} is the core's: a provider's notice needs another one")
     worst = next((n for n in told if n.severity is Severity.WARNING), told[0])
     status = "False" if worst.severity is Severity.WARNING else "True"
-    return Condition(type_, status, worst.reason, "; ".join(n.message for n in told))
+    return Condition(type_, status, worst.reason, _cut("; ".join(n.message for n in told)))
+
+
+def _cut(message: str) -> str:
+    return message if len(message) <= MAX_MESSAGE else message[: MAX_MESSAGE - 2] + " …"

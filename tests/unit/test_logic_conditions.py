@@ -90,3 +90,13 @@ def test_failures_in_the_cloud_providers_words(event: Event, expected: Event) ->
 def test_reasons_are_camel_case_and_each_is_there_once() -> None:
     assert len({r.value for r in Reason}) == len(list(Reason))
     assert all(r.value.isalnum() and r.value[0].isupper() for r in Reason)
+
+
+def test_what_nobody_reads_to_its_end_is_cut() -> None:
+    """A condition longer than the API server keeps would never be as it was written."""
+    long = Notice(Severity.WARNING, "Long", "é" * 100_000, "Other")
+    (condition,) = conditions.of_notices([long])
+    for message in (condition.message, conditions.ready("Long", long.message).message):
+        assert len(message) == conditions.MAX_MESSAGE
+        assert message.endswith("é …")
+    assert conditions.ready("Short", "x" * conditions.MAX_MESSAGE).message == "x" * conditions.MAX_MESSAGE

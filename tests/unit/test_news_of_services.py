@@ -99,6 +99,13 @@ def test_what_somebody_else_overwrote(changed: dict[str, object]) -> None:
     assert news(SERVICE, new, None, FINALIZER) is News.NONE, "not ours to repair"
 
 
+def test_an_address_without_a_mode_comes_back_as_a_vip() -> None:
+    written = Written.of([Ingress(ip="192.0.2.1")], [READY])
+    old = replace(SERVICE, ingress=())
+    new = replace(SERVICE, ingress=(Ingress("192.0.2.1", ip_mode=IPMode.VIP),))
+    assert news(old, new, written, FINALIZER) is News.NONE
+
+
 def test_coming_and_going_is_news() -> None:
     assert news(None, SERVICE, None, FINALIZER) is News.CHANGED
     assert news(SERVICE, None, WRITTEN, FINALIZER) is News.CHANGED

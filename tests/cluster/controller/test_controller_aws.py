@@ -185,3 +185,32 @@ def test_aws_that_refuses_is_told_with_its_words_and_asked_again(scene: Scene) -
         if (labels["service"], labels["operation"]) == ("elastic-load-balancing-v2", "CreateLoadBalancer")
     }
     assert codes == {"AccessDenied": 1, "": 1}
+
+
+def test_what_somebody_changed_in_aws_is_mended_without_any_event(api: Api, aws: AwsWorld, run: Any) -> None:
+    for name, provider_id in aws.provider_ids.items():
+        add_node(api, name, provider_id=provider_id, zone=aws.node_zones[name])
+    scene = Scene(api, aws, run("--drift-period", "2", provider="aws").wait_ready())
+    scene.make()
+    before = scene.balancer()
+    arn = before.arn
+    (listener,) = aws.elbv2.describe_listeners(LoadBalancerArn=arn)["Listeners"]
+    aws.elbv2.delete_listener(ListenerArn=listener["ListenerArn"])
+    eventually(lambda: scene.balancer().listeners == before.listeners)
+    (group,) = aws.elbv2.describe_target_groups(LoadBalancerArn=arn)["TargetGroups"]
+    gone = aws.instance_id("node-1")
+    aws.elbv2.deregister_targets(TargetGroupArn=group["TargetGroupArn"], Targets=[{"Id": gone}])
+    eventually(lambda: scene.balancer().listeners == before.listeners)
+
+
+def test_another_clusters_load_balancers_are_not_ours(scene: Scene, run: Any, api: Api) -> None:
+    """Two clusters share the account: what one has made, the other does not see as its own."""
+    scene.make()
+    before = scene.balancer()
+    assert scene.controller.stop() == 0
+    other = run("--cluster-name", "other", provider="aws").wait_ready()
+    other.settle()
+    eventually(lambda: len(scene.aws.load_balancers()) == 2)
+    other.settle()
+    assert before in scene.aws.load_balancers()
+    assert other.metric("lbprov_orphaned_owners") == 0

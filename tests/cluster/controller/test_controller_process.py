@@ -254,3 +254,50 @@ def test_a_missing_right_is_named(api: Api, control_plane: ControlPlane, install
     eventually(lambda: "services" in controller.said() and "RBAC" in controller.said())
     assert controller.get("/readyz")[0] == 503
     assert controller.stop() == 0
+
+
+# -- whose Services
+
+
+def test_classless_services_are_served_by_flag_only(api: Api, world: MemoryWorld, run: Any) -> None:
+    api.create(service("classless"))
+    api.create(ours("ours"))
+    first = run().wait_ready()
+    eventually(lambda: is_ready(api, "ours"))
+    first.settle()
+    assert api.get("Service", "classless")["status"] == {"loadBalancer": {}}
+    assert first.stop() == 0
+    second = run("--own-classless").wait_ready()
+    eventually(lambda: is_ready(api, "classless"))
+    assert second.stop() == 0
+
+
+def test_a_service_whose_finalizer_was_taken_off_by_force(api: Api, world: MemoryWorld, run: Any) -> None:
+    for name in ("web", "api", "kept"):
+        api.create(ours(name))
+    controller = run().wait_ready()
+    eventually(lambda: all(is_ready(api, name) for name in ("web", "api", "kept")))
+    controller.settle()
+    controller.pause()
+    api.delete("Service", "web")
+    api.patch("Service", "web", {"metadata": {"finalizers": None}})
+    controller.resume()
+    eventually(lambda: {r.owner.service.name for r in world.list_all()} == {"api", "kept"})
+
+
+def test_what_is_left_of_a_service_that_nobody_knows_is_told_and_kept(
+    api: Api, world: MemoryWorld, run: Any
+) -> None:
+    """Its finalizer was taken off while no controller was there."""
+    for name in ("web", "kept"):
+        api.create(ours(name))
+    first = run().wait_ready()
+    eventually(lambda: is_ready(api, "web") and is_ready(api, "kept"))
+    first.kill()
+    api.delete("Service", "web")
+    api.patch("Service", "web", {"metadata": {"finalizers": None}})
+    second = run().wait_ready()
+    eventually(lambda: second.metric("lbprov_orphaned_owners") == 1)
+    second.settle()
+    assert {r.owner.service.name for r in world.list_all()} == {"web", "kept"}
+    assert any(f"{api.namespace}/web" in str(r.get("services")) for r in second.records())
