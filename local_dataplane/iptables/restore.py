@@ -16,9 +16,10 @@ from local_dataplane.iptables.names import PREFIX
 from local_dataplane.iptables.ruleset import ChainKey
 from local_dataplane.iptables.tree import Rules
 
-CHUNK_CHAINS = 250
-"""iptables-nft compares every chain of a restore with every other: 10,000 Services take 84 s in one and 2 s
-in pieces of this size. iptables-legacy rewrites the table for each restore and gets everything in one."""
+PIECE_LINES = 300
+"""iptables-nft compares every chain of a restore with every other (10,000 Services take 84 s in one and 2 s
+in pieces), and sends a table's part as one message, which in a user namespace may be 416 KiB long: some
+700 chains and rules. iptables-legacy rewrites the table for each restore and gets everything in one."""
 
 _LEADS_TO = re.compile(rf"-[jg] ({PREFIX}\S+)$")
 
@@ -137,8 +138,8 @@ def restores(
     blocks = []
     for table in Table:
         ordered = _callees_first({chain for t, chain in different if t is table}, table, wanted)
-        size = CHUNK_CHAINS if chunked else max(len(ordered), 1)
-        parts = [ordered[i : i + size] for i in range(0, len(ordered), size)]
+        lengths = [1 + len(wanted[table, chain]) for chain in ordered]
+        parts = _pieces(ordered, lengths) if chunked else [ordered] if ordered else []
         if commands.get(table) and not parts:
             parts = [[]]
         for number, part in enumerate(parts, 1):
@@ -157,13 +158,23 @@ def removals(
     for table in reversed(Table):  # as long as anything marks, what is marked is refused
         dead = sorted(chain for t, chain in have if t is table and (t, chain) not in wanted)
         dead = _callees_first(dead, table, have)[::-1]
-        size = CHUNK_CHAINS if chunked else max(len(dead), 1)
-        for i in range(0, len(dead), size):
-            part = dead[i : i + size]
-            found.append(
-                Restore((Block(table, tuple((c, ()) for c in part), tuple(f"-X {c}" for c in part)),))
-            )
+        for part in _pieces(dead, [2] * len(dead)) if chunked else [dead] if dead else []:
+            writes, deletions = tuple((c, ()) for c in part), tuple(f"-X {c}" for c in part)
+            found.append(Restore((Block(table, writes, deletions),)))
     return found
+
+
+def _pieces(chains: list[str], lengths: list[int]) -> list[list[str]]:
+    """Runs of chains of PIECE_LINES together at most; a longer chain stands alone."""
+    pieces: list[list[str]] = []
+    left = 0
+    for chain, length in zip(chains, lengths, strict=True):
+        if not pieces or length > left:
+            pieces.append([])
+            left = PIECE_LINES
+        pieces[-1].append(chain)
+        left -= length
+    return pieces
 
 
 def cleanup(saved: Saved, *, chunked: bool) -> list[Restore]:

@@ -168,7 +168,7 @@ def test_nft_gets_pieces_and_legacy_gets_all_at_once() -> None:
         kernel = FakeIptables(backend=backend)
         counts[backend] = _program(kernel).apply(_states(*(_state(n, 1) for n in range(1000)))).restores
         for text in kernel.texts[:-1]:
-            assert len(re.findall(r"^:", text, re.M)) <= plans.CHUNK_CHAINS
+            assert len(re.findall(r"^(?::|-A)", text, re.M)) <= plans.PIECE_LINES
             assert "-I PREROUTING" not in text, "nothing leads to the new chains yet"
         assert "-I PREROUTING" in kernel.texts[-1]
     assert counts[Backend.LEGACY] == 1
@@ -182,7 +182,7 @@ def test_nft_gets_pieces_and_legacy_gets_all_at_once() -> None:
 def test_killed_before_any_restore_every_service_is_old_or_new_and_converges(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plans, "CHUNK_CHAINS", 20)
+    monkeypatch.setattr(plans, "PIECE_LINES", 40)
     old = _states(*(_state(n, 1) for n in range(60)))
     new = _states(*(_state(n, 2, 3) for n in range(30, 90)))
     wanted = {**dict.fromkeys(old), **new}
