@@ -17,7 +17,7 @@ from lbprov.cluster.apiserver import ApiCluster, LeaderElector
 from lbprov.lab.controlplane import Api, ControlPlane, Fault, Relay, eventually
 
 NAME, NAMESPACE = "lbprov-controller", "lbprov-system"
-QUICK = {"duration_s": 3.0, "renew_deadline_s": 2.0, "retry_period_s": 0.4}
+QUICK = {"duration_s": 5.0, "renew_deadline_s": 3.5, "retry_period_s": 0.5}
 
 
 class _Replica:
@@ -65,11 +65,9 @@ def test_two_replicas_switch_over_at_once_on_a_clean_end(
     assert (first.said, second.said) == (["started"], [])
     eventually(lambda: second.elector.holder == "one")
     spec = _lease(control_plane)
-    assert (spec["holderIdentity"], spec["leaseDurationSeconds"], spec["leaseTransitions"]) == ("one", 3, 0)
+    assert (spec["holderIdentity"], spec["leaseDurationSeconds"], spec["leaseTransitions"]) == ("one", 5, 0)
     first.elector.release()
-    released_s = time.monotonic()
-    eventually(second.elector.is_leader, timeout_s=2)
-    assert time.monotonic() - released_s < 1.5, "not the lease's 3 s"
+    eventually(second.elector.is_leader, timeout_s=3)  # the lease's own end is 5 s away
     assert first.said == ["started", "stopped"]
     spec = _lease(control_plane)
     assert (spec["holderIdentity"], spec["leaseTransitions"]) == ("two", 1)
@@ -100,8 +98,8 @@ def test_an_outage_costs_leadership_once_and_gives_it_back(
     eventually(replica.elector.is_leader)
     relay.break_down(Fault("hang"))
     broken_s = time.monotonic()
-    eventually(lambda: replica.said == ["started", "stopped"], timeout_s=4)
-    assert time.monotonic() - broken_s < 2.5, "told when the deadline passes"
+    eventually(lambda: replica.said == ["started", "stopped"], timeout_s=6)
+    assert time.monotonic() - broken_s < 4.5, "told when the deadline passes"
     assert not replica.elector.is_leader()
     relay.recover()
     eventually(lambda: replica.said == ["started", "stopped", "started"], timeout_s=4)
@@ -125,7 +123,7 @@ from pathlib import Path
 from lbprov.cluster.apiserver import ApiCluster
 kubeconfig, log = Path(sys.argv[1]), open(sys.argv[2], "w", buffering=1)
 cluster = ApiCluster.connect(kubeconfig, None, "test")
-elector = cluster.elector("", sys.argv[3], "frozen", duration_s=3.0, renew_deadline_s=2.0, retry_period_s=0.4)
+elector = cluster.elector("", sys.argv[3], "frozen", duration_s=5.0, renew_deadline_s=3.5, retry_period_s=0.5)
 threading.Thread(target=elector.run, args=(lambda: None, lambda: None), daemon=True).start()
 while True:
     # What a worker does: ask, and write at once.
@@ -146,7 +144,7 @@ def test_a_leader_that_was_frozen_writes_nothing_when_it_thaws(
         replicas.append(second)
         time.sleep(1)
         os.kill(frozen.pid, signal.SIGSTOP)
-        eventually(second.elector.is_leader, timeout_s=8)
+        eventually(second.elector.is_leader, timeout_s=10)
         led_s = time.clock_gettime(time.CLOCK_BOOTTIME)
         written = log.stat().st_size
         os.kill(frozen.pid, signal.SIGCONT)

@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lbprov.cluster.apiserver import ApiCluster
+from lbprov.cluster.apiserver import feed as feed_module
 from lbprov.lab.controlplane import Api, ControlPlane, Fault, Relay, eventually
 from lbprov.lab.controlplane.objects import add_node, service
 from lbprov.model import ObjectKey
 
 OUTAGE_S = 5.0
+
+
+def _compact(plane: ControlPlane) -> None:
+    """Let etcd forget everything but the present."""
+    argv = Path(f"/proc/{plane.etcd.pid}/cmdline").read_text().split("\0")
+    (etcd,) = (a.partition("=")[2] for a in argv if a.startswith("--listen-client-urls="))
+
+    def ask(path: str, body: object) -> Any:
+        request = urllib.request.Request(etcd + path, json.dumps(body).encode())
+        with urllib.request.urlopen(request) as answer:
+            return json.load(answer)
+
+    revision = ask("/v3/kv/range", {"key": "AA=="})["header"]["revision"]
+    ask("/v3/kv/compaction", {"revision": revision, "physical": True})
 
 
 class _Followed:
@@ -149,6 +167,34 @@ def test_outages(api: Api, control_plane: ControlPlane, installed: str) -> None:
         assert told == {name: ["comes", "goes", "goes", "stays"] for name in FAULTS}, "each change once"
 
 
+def test_a_list_whose_next_page_is_compacted_away(
+    api: Api, plane: ControlPlane, controller_kubeconfig: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed_module, "PAGE_ITEMS", 3)
+    _make(api, *(f"s{n}" for n in range(7)))
+    cluster = ApiCluster.connect(controller_kubeconfig, None, "test")
+    asked: list[Any] = []
+    request = cluster.transport.request
+
+    def between_pages(method: str, path: str, **details: Any) -> bytes:
+        asked.append(details.get("params", {}))
+        if "continue" in asked[-1]:
+            api.delete("Service", "s0")
+            plane.apiserver.stop()  # with its cache goes what it could have answered the token from
+            _compact(plane)
+            plane.apiserver.start()
+            plane.wait_ready()
+            cluster.transport.request = request  # type: ignore[method-assign]
+        return request(method, path, **details)
+
+    cluster.transport.request = between_pages  # type: ignore[method-assign]
+    names = [s.key.name for s in cluster.snapshot().services if s.key.namespace == api.namespace]
+    assert names == [f"s{n}" for n in range(1, 7)]
+    assert [sorted(params) for params in asked] == [["limit"], ["continue", "limit"]]
+    assert cluster.reflectors[0].counts.failures == 1, "410: all anew, in one page"
+    assert cluster.reflectors[0].counts.lists == 2
+
+
 def test_a_proxy_that_cuts_streams_loses_nothing(api: Api, relay: Relay, relayed: _Followed) -> None:
     for n in range(12):
         _make(api, f"s{n:02}")
@@ -182,6 +228,13 @@ def test_nodes_and_services_are_followed_apart(api: Api, relay: Relay, relayed: 
     assert relayed.cluster.nodes.get("n1") is None
     relay.recover()
     eventually(lambda: relayed.cluster.nodes.get("n1"), timeout_s=8)
+
+
+def test_stop_cuts_an_encrypted_watch(direct: _Followed) -> None:
+    began_s = time.monotonic()
+    direct.cluster.stop()
+    assert time.monotonic() - began_s < 1
+    assert not any(t.name.startswith("reflector-") for t in threading.enumerate())
 
 
 def test_stop_is_at_once_whatever_the_server_does(relay: Relay, relayed: _Followed) -> None:

@@ -8,6 +8,7 @@ other plugins) and the urllib3 pool made from it.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import threading
 from dataclasses import dataclass
@@ -169,8 +170,9 @@ def _socket_options() -> list[tuple[int, int, int]]:
 
 
 def _first_line(error: BaseException) -> str:
-    """On one line. What a YAML error quotes of the file is left out: it may be a token."""
+    """On one line, without what it quotes of the file: that may be a token."""
     if isinstance(error, yaml.YAMLError):
         mark = getattr(error, "problem_mark", None)
         return f"not YAML (line {mark.line + 1})" if mark else "not YAML"
-    return (str(error) or type(error).__name__).partition("\n")[0]
+    text = (str(error) or type(error).__name__).partition("\n")[0]
+    return re.sub(r"\{.*", "…", text)  # the loader names an entry by its whole content

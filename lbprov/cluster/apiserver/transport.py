@@ -32,6 +32,8 @@ CONNECT_TIMEOUT_S = 5.0
 REQUEST_TIMEOUT_S = 10.0
 RELOAD_PAUSE_S = 10.0
 READ_BYTES = 1 << 18
+MAX_LINE_BYTES = 1 << 25
+"""An object that etcd takes has 1.5 MiB."""
 
 Params = Mapping[str, str | int]
 
@@ -211,6 +213,8 @@ class Stream:
                 rest.clear()
                 yield from filter(None, lines)
             rest += tail
+            if len(rest) > MAX_LINE_BYTES:
+                raise Unavailable(f"{self._what}: an event without an end", answered=True)
         if rest:
             raise Unavailable(f"{self._what}: cut in the middle of an event")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import threading
@@ -227,6 +228,10 @@ def _garbled_watch(call: Call) -> None:
         call.refuse(500)
 
 
+def _endless_line(call: Call) -> None:
+    call.stream(itertools.repeat(b"x" * (1 << 22)))
+
+
 def _truncated_chunk(call: Call) -> None:
     call.stream([b'{"type":"ADDED",'], end=False)
 
@@ -251,6 +256,7 @@ UNKIND = [
     _cuts,
     _garbage,
     _garbled_watch,
+    _endless_line,
     _truncated_chunk,
     _ends_at_once,
     _denies,

@@ -320,6 +320,25 @@ def test_secrets_are_in_no_error_and_no_log(
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("users: [{name: u, token: hidden}]", id="a token in the wrong place"),
+        pytest.param("users: [{name: u, user: {token: hidden}]", id="a bracket is missing"),
+        pytest.param("users: [{token: hidden}]", id="a user without a name"),
+    ],
+)
+def test_a_bad_kubeconfig_is_not_quoted(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "config"
+    path.write_text(
+        "current-context: c\nclusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}]\n"
+        "contexts: [{name: c, context: {cluster: c, user: u}}]\n" + text
+    )
+    with pytest.raises(UserError) as caught:
+        Transport(Place(str(path)))
+    assert "hidden" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("text", "context", "says"),
     [
         pytest.param(None, None, "does not exist", id="no file"),
