@@ -323,12 +323,17 @@ def test_one_pass_without_following(api: Api, once: ApiCluster, key: ObjectKey) 
     assert once.snapshot().version != snapshot.version
 
 
-def test_pages_are_put_together(api: Api, once: ApiCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_are_put_together(
+    api: Api, controller_kubeconfig: Path, control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("lbprov.cluster.apiserver.feed.PAGE_ITEMS", 3)
+    once, began_s = ApiCluster.connect(controller_kubeconfig, None, "test"), time.time()
     for n in range(10):
         api.create(service(f"s{n}", type="ClusterIP"))
     names = [s.key.name for s in once.snapshot().services if s.key.namespace == api.namespace]
     assert names == [f"s{n}" for n in range(10)]
+    calls = [c for c in control_plane.calls(CONTROLLER) if c.at_s >= began_s and c.resource == "services"]
+    assert len(calls) >= 4
     assert once.reflectors[0].counts.lists == 1
 
 
