@@ -16,6 +16,7 @@ from typing import Any, TypedDict
 
 from lbprov.cluster.manifests.allocate import Ranges, allocate
 from lbprov.cluster.manifests.candidate import Candidate
+from lbprov.cluster.manifests.event_log import events_key
 from lbprov.cluster.manifests.folder import Folder, FolderContent, printable
 from lbprov.cluster.manifests.schema import Finding, Findings, path_text
 from lbprov.cluster.manifests.shapes import KINDS
@@ -181,7 +182,7 @@ def removal(kind: str, key: ObjectKey, entry: Entry, now: str) -> dict[str, Any]
     return {
         name: None,
         f"incarnation/{key.namespace}/{key.name}": entry["incarnation"],
-        f"events/{key.namespace}/{key.name}": None,
+        events_key(key): None,
     }
 
 

@@ -6,11 +6,10 @@ import datetime
 import hashlib
 import ipaddress
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,9 @@ from lbprov.cluster.manifests.admit import (
     state_key,
 )
 from lbprov.cluster.manifests.allocate import Ranges
+from lbprov.cluster.manifests.cluster_name import checked_name, default_name
 from lbprov.cluster.manifests.endpoints import PodIndex, slices_for, written_slices
+from lbprov.cluster.manifests.event_log import RecordedEvent, events_key, recorded_event, with_events
 from lbprov.cluster.manifests.folder import Folder, FolderContent
 from lbprov.cluster.manifests.pods import Placement, place
 from lbprov.cluster.manifests.state import StateFile
@@ -41,7 +42,6 @@ from lbprov.model import (
     ObjectKey,
     RetryLater,
     Service,
-    Severity,
     UserError,
 )
 
@@ -50,21 +50,10 @@ SERVICE_CIDRS = ("10.96.0.0/12", "fd00:10:96::/112")
 NODE_PORT_RANGE = (30000, 32767)
 POD_CIDRS = ("10.244.0.0/16", "fd00:10:244::/48")
 OUR_CONDITIONS = "lbprov.io/"
-MAX_EVENTS = 20
 POLL_S = 0.2
 SETTLE_S = 2.0
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedEvent:
-    """An Event and how often it has happened. `first_at`, `last_at`: RFC 3339."""
-
-    event: Event
-    count: int
-    first_at: str
-    last_at: str
 
 
 def _utc_now() -> str:
@@ -116,7 +105,7 @@ class ManifestCluster:
         folder.fingerprint()
         state = StateFile(state_file, read_only=read_only)
         if cluster_name is not None:
-            state.cluster = _checked_name(cluster_name)
+            state.cluster = checked_name(cluster_name)
         state.refresh()
         state.cluster = state.cluster or default_name(directory)
         return ManifestCluster(
@@ -210,25 +199,15 @@ class ManifestCluster:
             with self._state.transaction():
                 if self._entry(key) is None:
                     return
-                recorded = self._state.values.get(_events_key(key), [])
-                for event in events:
-                    recorded = _record(recorded, event, self._now())
-                self._state.commit({_events_key(key): recorded[-MAX_EVENTS:]})
+                recorded = self._state.values.get(events_key(key), ())
+                self._state.commit({events_key(key): with_events(recorded, events, self._now())})
         except LbprovError as err:
             _log.warning("events of Service %s are not recorded: %s", key, err)
 
     def events(self, key: ObjectKey) -> tuple[RecordedEvent, ...]:
-        """The newest last; at most MAX_EVENTS."""
+        """The newest last."""
         self._state.refresh()
-        return tuple(
-            RecordedEvent(
-                Event(Severity(e["severity"]), e["reason"], e["message"]),
-                e["count"],
-                e["first_at"],
-                e["last_at"],
-            )
-            for e in self._state.values.get(_events_key(key), ())
-        )
+        return tuple(recorded_event(e) for e in self._state.values.get(events_key(key), ()))
 
     def _read_folder(self) -> tuple[FolderContent, str]:
         """The folder at one moment, and its fingerprint. Read again if it changed meanwhile, for a while;
@@ -303,41 +282,7 @@ def _ingress(ingress: Ingress) -> dict[str, str]:
     return {"ip": ingress.ip, **({"ipMode": str(ingress.ip_mode)} if ingress.ip_mode else {})}
 
 
-def _events_key(key: ObjectKey) -> str:
-    return f"events/{key.namespace}/{key.name}"
-
-
-def _record(recorded: list[dict[str, Any]], event: Event, now: str) -> list[dict[str, Any]]:
-    """The same Event again is counted and moves to the end."""
-    same = {"severity": str(event.severity), "reason": event.reason, "message": event.message}
-    old = next((e for e in recorded if same.items() <= e.items()), None)
-    if old is None:
-        return [*recorded, {**same, "count": 1, "first_at": now, "last_at": now}]
-    again = {**old, "count": old["count"] + 1, "last_at": now}
-    return [*(e for e in recorded if e is not old), again]
-
-
 def _problem_order(problem: Problem) -> tuple[str, int, str, str]:
     file, _, line = problem.where.rpartition(":")
     number = int(line) if line.isdecimal() else 0
     return (file if line.isdecimal() else problem.where, number, problem.field, problem.message)
-
-
-_NAME = re.compile(r"[a-zA-Z0-9](?:[-_.a-zA-Z0-9]{0,61}[a-zA-Z0-9])?")
-
-
-def _checked_name(name: str) -> str:
-    if not _NAME.fullmatch(name):
-        raise UserError(
-            f"{name!r} is not allowed: at most 63 letters, digits, '-', '_' and '.', "
-            "a letter or digit at both ends",
-            field="--cluster-name",
-        )
-    return name
-
-
-def default_name(directory: Path) -> str:
-    """The folder's name and enough of its path to tell two of that name apart."""
-    path = directory.resolve()
-    base = re.sub(r"[^a-z0-9]+", "-", path.name.lower()).strip("-")[:40].strip("-") or "folder"
-    return f"{base}-{hashlib.sha256(str(path).encode('utf-8', 'surrogateescape')).hexdigest()[:6]}"

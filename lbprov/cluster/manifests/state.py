@@ -20,7 +20,6 @@ import os
 import secrets
 import threading
 import time
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,35 +27,22 @@ from typing import Any
 import msgspec
 
 from lbprov.cluster.manifests.folder import printable
+from lbprov.cluster.manifests.state_format import (
+    VERSION,
+    decode_base,
+    decode_batch,
+    encode_base,
+    encode_batch,
+    encode_epoch,
+    epoch_of,
+)
 from lbprov.model import RetryLater, UserError
 
-VERSION = 1
 MIN_JOURNAL_BYTES = 256 * 1024
 LOCK_TIMEOUT_S = 30.0
 _LOCK_POLL_S = 0.01
 EVENTS = "events/"
 """Keys that do not count for `revision`: an Event about a Service is no reason to look at it again."""
-
-
-class _Base(msgspec.Struct):
-    version: int
-    cluster: str
-    epoch: str
-    revision: int
-    crc32: int
-    values: msgspec.Raw
-
-
-class _Epoch(msgspec.Struct):
-    epoch: str
-
-
-class _Batch(msgspec.Struct):
-    """`set`: key to value, null where the key is removed. `revision`: after it."""
-
-    revision: int
-    crc32: int
-    set: msgspec.Raw
 
 
 Stamp = tuple[int, int, int]
@@ -147,13 +133,13 @@ class StateFile:
     def _load_base(self) -> None:
         try:
             raw = self.path.read_bytes()
-            base = msgspec.json.decode(raw, type=_Base)
+            base = decode_base(raw)
             if base.version > VERSION:
                 raise UserError(
                     f"{self._name} was written by a newer lbprov (version {base.version}): use that one",
                     field="--state",
                 )
-            values = self._checked(base.values, base.crc32)
+            values = base.checked_values()
         except OSError as err:
             raise UserError(f"cannot read {self._name}: {err.strerror}", field="--state") from err
         except msgspec.DecodeError as err:
@@ -176,7 +162,7 @@ class StateFile:
         try:
             with self.journal_path.open("rb") as journal:
                 head = journal.readline() if self._offset == 0 else b""
-                if self._offset == 0 and not self._is_ours(head):
+                if self._offset == 0 and epoch_of(head) != self._epoch:
                     return
                 start = self._offset or len(head)
                 journal.seek(start)
@@ -190,26 +176,12 @@ class StateFile:
         revision = self.revision
         for number, line in enumerate(whole.splitlines(), 1):
             try:
-                batch = msgspec.json.decode(line, type=_Batch)
-                changes |= self._checked(batch.set, batch.crc32)
+                batch, revision = decode_batch(line)
             except msgspec.DecodeError as err:
                 raise self._damaged(f"{self._name}.journal (batch {number})", str(err)) from err
-            revision = batch.revision
+            changes |= batch
         _apply(self.values, changes)
         self.revision, self._offset = revision, start + len(whole)
-
-    def _is_ours(self, head: bytes) -> bool:
-        if not head.endswith(b"\n"):
-            return False
-        try:
-            return msgspec.json.decode(head, type=_Epoch).epoch == self._epoch
-        except msgspec.DecodeError:
-            return False
-
-    def _checked(self, raw: msgspec.Raw, crc32: int) -> dict[str, Any]:
-        if zlib.crc32(raw) != crc32:
-            raise msgspec.DecodeError("the checksum does not match: it was changed by something else")
-        return msgspec.json.decode(raw, type=dict[str, Any])
 
     # -- writing
 
@@ -223,13 +195,11 @@ class StateFile:
             self._append(changes, revision)
 
     def _replace_base(self, values: dict[str, Any], revision: int) -> None:
-        body = b"{\n" + b",\n".join(_line(k, values[k]) for k in sorted(values)) + b"\n}"
         epoch = secrets.token_hex(8)
-        base = _Base(VERSION, self.cluster, epoch, revision, zlib.crc32(body), msgspec.Raw(body))
         temporary = self.path.with_name(f"{self.path.name}.tmp.{os.getpid()}")
         try:
             with temporary.open("wb") as file:
-                file.write(msgspec.json.encode(base) + b"\n")
+                file.write(encode_base(self.cluster, epoch, revision, values))
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(self.path)
@@ -240,11 +210,10 @@ class StateFile:
         self._epoch, self._stamp, self._offset = epoch, _stamp(self.path), 0
 
     def _append(self, changes: Mapping[str, Any], revision: int) -> None:
-        body = b"{" + b",".join(_line(k, changes[k]) for k in sorted(changes)) + b"}"
-        line = msgspec.json.encode(_Batch(revision, zlib.crc32(body), msgspec.Raw(body))) + b"\n"
+        line = encode_batch(changes, revision)
         with self.journal_path.open("r+b") as journal:
             if self._offset == 0:
-                line = msgspec.json.encode(_Epoch(self._epoch)) + b"\n" + line
+                line = encode_epoch(self._epoch) + line
             journal.truncate(self._offset)  # half a batch of a process that was killed
             journal.seek(self._offset)
             journal.write(line)
@@ -298,10 +267,6 @@ def _apply(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
             values.pop(key, None)
         else:
             values[key] = value
-
-
-def _line(key: str, value: Any) -> bytes:
-    return msgspec.json.encode(key) + b":" + msgspec.json.encode(value)
 
 
 def _stamp(path: Path) -> Stamp | None:

@@ -1,0 +1,84 @@
+"""The bytes of the state's two files. Pure; what does not read raises msgspec.DecodeError.
+
+`FILE` is one JSON object with everything in it. `FILE.journal` is lines: first the epoch of the file that it
+continues, then a batch each. Both carry checksums of what they hold.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+VERSION = 1
+
+
+class Base(msgspec.Struct):
+    """The file. `epoch` tells it from the one that it replaced."""
+
+    version: int
+    cluster: str
+    epoch: str
+    revision: int
+    crc32: int
+    values: msgspec.Raw
+
+    def checked_values(self) -> dict[str, Any]:
+        return _checked(self.values, self.crc32)
+
+
+class _Epoch(msgspec.Struct):
+    epoch: str
+
+
+class _Batch(msgspec.Struct):
+    revision: int
+    crc32: int
+    set: msgspec.Raw
+
+
+def encode_base(cluster: str, epoch: str, revision: int, values: Mapping[str, Any]) -> bytes:
+    """A line for each value, so that two states can be compared by `diff`."""
+    body = b"{\n" + b",\n".join(_field(k, values[k]) for k in sorted(values)) + b"\n}"
+    base = Base(VERSION, cluster, epoch, revision, zlib.crc32(body), msgspec.Raw(body))
+    return msgspec.json.encode(base) + b"\n"
+
+
+def decode_base(raw: bytes) -> Base:
+    return msgspec.json.decode(raw, type=Base)
+
+
+def encode_epoch(epoch: str) -> bytes:
+    return msgspec.json.encode(_Epoch(epoch)) + b"\n"
+
+
+def epoch_of(head: bytes) -> str:
+    """'' where the journal's first line is none, or not all of one."""
+    try:
+        return msgspec.json.decode(head, type=_Epoch).epoch if head.endswith(b"\n") else ""
+    except msgspec.DecodeError:
+        return ""
+
+
+def encode_batch(changes: Mapping[str, Any], revision: int) -> bytes:
+    """`changes`: key to value, None where the key is removed. `revision`: after them."""
+    body = b"{" + b",".join(_field(k, changes[k]) for k in sorted(changes)) + b"}"
+    return msgspec.json.encode(_Batch(revision, zlib.crc32(body), msgspec.Raw(body))) + b"\n"
+
+
+def decode_batch(line: bytes) -> tuple[dict[str, Any], int]:
+    """(changes, revision)."""
+    batch = msgspec.json.decode(line, type=_Batch)
+    return _checked(batch.set, batch.crc32), batch.revision
+
+
+def _field(key: str, value: Any) -> bytes:
+    return msgspec.json.encode(key) + b":" + msgspec.json.encode(value)
+
+
+def _checked(raw: msgspec.Raw, crc32: int) -> dict[str, Any]:
+    if zlib.crc32(raw) != crc32:
+        raise msgspec.DecodeError("the checksum does not match: it was changed by something else")
+    return msgspec.json.decode(raw, type=dict[str, Any])
