@@ -65,7 +65,7 @@ def _ratio(
     what: str, tree: dict[str, float], linear: dict[str, float], key: str, unit: str, scale: float
 ) -> Row:
     ours, theirs = tree[key] * scale, linear[key] * scale
-    return Row(what, f"{ours:.3g} {unit}", f"linear {theirs:.3g} {unit}", f"{theirs / ours:.1f}x faster")
+    return Row(what, f"{ours:.3g} {unit}", f"linear {theirs:.3g} {unit}", f"{theirs / ours:.1f}x")
 
 
 def _rules_met(services: int) -> Row:
