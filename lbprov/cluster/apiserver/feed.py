@@ -185,15 +185,15 @@ class Feed(Generic[K, V]):
 
     def gone(self, lived_s: float = 0.0) -> float:
         """410, in whatever way: the next request is an exact list. Seconds to wait before it: none, but in a
-        row of 410s a failure's, and twice that where lists succeed and the watches after them do not. When
-        it is a list's own token that expires, the next list has no pages."""
+        row of 410s a failure's, and thrice that where lists succeed and the watches after them do not: each
+        round is a list and a watch. When it is a list's own token that expires, the next has no pages."""
         self.counts.failures += 1
-        requests = 2 if self._version else 1
+        weight = 3 if self._version else 1
         self.restart(limit=0 if self._list.continue_ else PAGE_ITEMS)
         if lived_s >= HEALTHY_S:
             self._recovered()
         self._gone_in_a_row += 1
-        return 0.0 if self._gone_in_a_row == 1 else requests * self._backoff.next_s()
+        return 0.0 if self._gone_in_a_row == 1 else weight * self._backoff.next_s()
 
     def failed(self, lived_s: float = 0.0, *, refused: bool = False) -> float:
         """Anything else went wrong (`refused`: the server answered, with no). A list begins anew, a watch
