@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 from pathlib import Path
 
 import click
 
-from lbprov.cli import options
+from lbprov.cli import engine, options
 from lbprov.model import LbprovError, UserError
 
 
@@ -154,8 +152,8 @@ def command(
 ) -> None:
     """Follow a cluster's Services and keep their load balancers true.
 
-    Ends at SIGTERM or Ctrl-C, once what is under way has ended: exit 0. Ends with exit 1, to be started
-    anew, when another replica has taken over or there is no going on."""
+    Ends at SIGTERM or Ctrl-C, once what is under way has ended: exit 0 (a second one ends it at once). Ends
+    with exit 1, to be started anew, when another replica has taken over or there is no going on."""
     from lbprov.controller.start import Config, Election, open_app
     from lbprov.controller.term import Settings
 
@@ -169,9 +167,6 @@ def command(
         election if leader_elect else None,
         Settings(workers, own_classless, drift_period, grace_period, node_window),
     )
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     try:
         app = open_app(config)
         server = app.health(health_address)
@@ -179,7 +174,8 @@ def command(
         raise click.UsageError(str(error)) from error
     except (LbprovError, OSError) as error:
         raise click.ClickException(str(error)) from error
-    server.start()
-    code = app.run(stop)
-    server.stop()
+    with engine.stopping() as stop:
+        server.start()
+        code = app.run(stop)
+        server.stop()
     sys.exit(code)

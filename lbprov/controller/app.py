@@ -104,6 +104,11 @@ class App:
         finally:
             self._cluster.stop()
 
+    def recovered(self) -> None:
+        """The API server answers again after an outage. From any thread; returns at once."""
+        if (term := self._term) is not None:
+            term.on_recovery()
+
     # -- leadership
 
     def _campaign(self) -> None:
@@ -117,6 +122,8 @@ class App:
 
     def _lead(self) -> None:
         """On the elector's thread, which renews nothing meanwhile."""
+        if self._stopping:
+            return
         try:
             provider = self._build()
         except Exception as error:
@@ -167,6 +174,8 @@ class App:
             log.error("ending, to be started anew", extra={"why": self._failure})
             if term is not None:
                 term.fence()
+            elif self._elector_thread is not None and self._elector is not None:
+                self._elector.release()
             return 1
         log.info("ending: what is under way may finish", extra={"grace_s": self._settings.grace_s})
         drained = term.end(self._settings.grace_s) if term is not None else True

@@ -87,11 +87,13 @@ class GuardedCluster:
     def snapshot(self) -> Snapshot:
         return self._cluster.snapshot()
 
-    def was_unreachable(self, key: ObjectKey) -> bool:
-        """Whether a write for this Service could not be delivered since this was last asked."""
-        unreached = key in self._unreached
+    def unreached(self) -> tuple[ObjectKey, ...]:
+        """Services that the last turn of could not be told to the cluster, which did not answer."""
+        return tuple(self._unreached)
+
+    def begin(self, key: ObjectKey) -> None:
+        """A turn of this Service begins."""
         self._unreached.discard(key)
-        return unreached
 
     def add_finalizer(self, key: ObjectKey, finalizer: str) -> None:
         with self._writing("finalizer", key):

@@ -44,7 +44,7 @@ class Config:
 
 
 def open_app(config: Config) -> App:
-    """Asks nobody anything yet. Raises `UserError` for what cannot be as it is asked for."""
+    """Asks nobody anything yet. Raises `LbprovError` for what cannot be as it is asked for."""
     spec = plugins.load(config.provider)
     options = plugins.parse_options(spec, config.provider_options)
     context = ProviderContext(config.cluster_name, options, time.monotonic)
@@ -52,7 +52,18 @@ def open_app(config: Config) -> App:
     elector = _elector(cluster, config.election) if config.election else None
     metrics = m.Metrics(spec.name)
     _offer_reflectors(cluster, metrics)
-    return App(cluster, spec, lambda: plugins.build(spec, context), config.settings, metrics, elector)
+    # Made now, so that what is wrong with it shows at the start and not when this replica is first elected.
+    made = [plugins.build(spec, context)]
+    app = App(
+        cluster,
+        spec,
+        lambda: made.pop() if made else plugins.build(spec, context),
+        config.settings,
+        metrics,
+        elector,
+    )
+    cluster.transport.outage.on_recovery(app.recovered)
+    return app
 
 
 def _elector(cluster: ApiCluster, election: Election) -> LeaderElector:

@@ -82,11 +82,13 @@ class Term:
         self._holdings = Holdings()
         self._ledger = Ledger(FINALIZER)
         self._provider = GuardedProvider(provider, self.may_write, metrics)
-        guarded = GuardedCluster(cluster, self.may_write, metrics, self._ledger)
-        self._reconciler = Reconciler(guarded, self._provider, spec, own_classless=settings.own_classless)
+        self._guarded = GuardedCluster(cluster, self.may_write, metrics, self._ledger)
+        self._reconciler = Reconciler(
+            self._guarded, self._provider, spec, own_classless=settings.own_classless
+        )
         self._turn = Turn(
             cluster,
-            guarded,
+            self._guarded,
             self._reconciler,
             self._holdings,
             self._ledger,
@@ -145,12 +147,18 @@ class Term:
         if news is News.OVERWRITTEN:
             with self._lock:
                 self._repairs.ask(key, self._now_s())
-        elif news is News.CHANGED and new is None:
-            with self._lock:
-                self._vanished.add(key)
-                self._vanished_changed.news(self._now_s())
-        elif news is News.CHANGED and (self._concerns_us(new) or self._concerns_us(old)):
-            self._add(key, Lane.CHANGED)
+        elif news is News.CHANGED:
+            if new is None or (old is not None and old.uid != new.uid):
+                with self._lock:
+                    self._vanished.add(key)
+                    self._vanished_changed.news(self._now_s())
+            if new is not None and (self._concerns_us(new) or self._concerns_us(old)):
+                self._add(key, Lane.CHANGED)
+
+    def on_recovery(self) -> None:
+        """The API server answers again: what it could not be told is not kept waiting by a back-off."""
+        for key in self._guarded.unreached():
+            self.queue.add(key, Lane.CHANGED)
 
     def on_nodes(self) -> None:
         with self._lock:
@@ -187,7 +195,7 @@ class Term:
         if nodes:
             self._compare_targets()
         if vanished:
-            self._judge({key for key in vanished if self._cluster.services.get(key) is None})
+            self._judge(vanished)
 
     def _compare_targets(self) -> None:
         """Whatever happened to the nodes: what counts is whether other ones take traffic now."""
@@ -203,9 +211,10 @@ class Term:
     def _judge(self, vanished: set[ObjectKey]) -> None:
         """Services that are gone although their load balancers are not: somebody took the finalizer off, or
         the API server has forgotten them. Few may be cleaned up; if they are many, it is a mistake."""
+        gone = [owner for key in vanished for owner in self._holdings.of(key) if self._is_nobodys(owner)]
         for key in vanished:
-            self._turn.states.pop(key, None)
-        gone = [owner for key in vanished for owner in self._holdings.of(key)]
+            if self._cluster.services.get(key) is None:
+                self._turn.states.pop(key, None)
         refusal = mass_deletion(len(gone), len(gone) + len(self._turn.states))
         if refusal:
             log.error("load balancers of vanished Services are kept", extra={"why": refusal})
@@ -214,6 +223,13 @@ class Term:
             log.warning("vanished with its finalizer: cleaning up", extra={"service": str(owner.service)})
             self._turn.condemn(owner)
             self.queue.add(owner.service, Lane.CHANGED)
+
+    def _is_nobodys(self, owner: Owner) -> bool:
+        """No Service stands for it. (One of ours that has taken the name cleans up what was there before.)"""
+        service = self._cluster.services.get(owner.service)
+        if service is None:
+            return True
+        return service.uid != owner.uid and self._reconciler.decide(service) is Decision.LEAVE
 
     # -- the listing of the world
 
@@ -251,7 +267,7 @@ class Term:
         orphans = set()
         for owner in self._holdings.owners():
             service = self._cluster.services.get(owner.service)
-            if service is None:
+            if service is None or self._is_nobodys(owner):
                 orphans.add(owner)
             elif service.uid != owner.uid or self._reconciler.decide(service, owns=True) is Decision.CLEAN_UP:
                 self._add(owner.service, Lane.CHANGED)

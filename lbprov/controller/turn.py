@@ -20,9 +20,6 @@ from lbprov.logic.selection import owner_of
 from lbprov.model import ObjectKey, Outcome, Owner, Result, Service
 from lbprov.observe.metrics import Metrics
 
-UNREACHED_S = 2.0
-"""How soon to try again when the API server could not be told: it is known to be back in a moment's time."""
-
 
 class State(StrEnum):
     """How a Service's load balancer is, for metrics."""
@@ -101,6 +98,7 @@ class Turn:
         self._condemned.add(owner)
 
     def __call__(self, key: ObjectKey) -> Verdict:
+        self._guarded.begin(key)
         service = self._cluster.services.get(key)
         with self._metrics.time("total"):
             return self._of_the_gone(key) if service is None else self._of(service)
@@ -118,11 +116,9 @@ class Turn:
         else:
             self.states[key] = state_of(outcome)
         if outcome is None:
-            return Settled()
+            return self._of_the_gone(key)
         self._account(me, outcome, former)
         self._count(outcome)
-        if self._guarded.was_unreachable(key):
-            return Later(UNREACHED_S)
         period_s = self._drift_period_s
         return verdict_of(outcome, recheck_s(key, period_s, self._now_s()) if period_s else None)
 
@@ -145,7 +141,7 @@ class Turn:
                 self._holdings.drop(owner)
 
     def _of_the_gone(self, key: ObjectKey) -> Verdict:
-        """Load balancers of Services that vanished: each as if its Service were there, its deletion begun."""
+        """Load balancers of condemned Services: each as if its Service were there, its deletion begun."""
         self.states.pop(key, None)
         verdict: Verdict = Settled()
         for owner in self._holdings.of(key):

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from lbprov.cluster.seam import Snapshot
-from lbprov.model import Condition, Event, Ingress, Node, ObjectKey, Service
+from lbprov.model import Condition, Event, Ingress, Node, ObjectKey, RetryLater, Service
 from lbprov.testing.cluster import MemoryCluster
 
 
@@ -20,6 +20,8 @@ class LiveMemoryCluster:
         self.nodes = _Nodes(self.memory)
         self.synced = threading.Event()
         self.synced.set()
+        self.unreachable = False
+        """While true, every write raises `RetryLater`."""
         self.stopped = False
         self._on_service: Callable[[ObjectKey], None] = lambda _: None
         self._on_nodes: Callable[[], None] = lambda: None
@@ -72,17 +74,24 @@ class LiveMemoryCluster:
     def snapshot(self) -> Snapshot:
         return self.memory.snapshot()
 
+    def _check_reachable(self) -> None:
+        if self.unreachable:
+            raise RetryLater("the API server does not answer", 5.0)
+
     def add_finalizer(self, key: ObjectKey, finalizer: str) -> None:
+        self._check_reachable()
         self.memory.add_finalizer(key, finalizer)
         self._on_service(key)
 
     def remove_finalizer(self, key: ObjectKey, finalizer: str) -> None:
+        self._check_reachable()
         self.memory.remove_finalizer(key, finalizer)
         self._on_service(key)
 
     def record_status(
         self, key: ObjectKey, ingress: Sequence[Ingress], conditions: Sequence[Condition]
     ) -> None:
+        self._check_reachable()
         self.memory.record_status(key, ingress, conditions)
         self._on_service(key)
 

@@ -123,6 +123,7 @@ class Rig:
         self.thread.start()
         if self.elector is None:
             eventually(lambda: self.metric("lbprov_leader") == 1)
+            eventually(lambda: self.metric("lbprov_cloud_api_requests_total", operation="list") >= 1)
         return self
 
     def end(self) -> int | None:
@@ -356,6 +357,41 @@ def test_a_few_that_vanish_are_cleaned_up_and_many_are_not(rig: Rig) -> None:
     time.sleep(0.4)
     rig.settle()
     assert len(rig.kinds()) == 8 * 5, "seven of eight at once is a mistake, not a wish"
+
+
+def test_a_name_that_went_to_somebody_else_takes_what_it_had_along(rig: Rig) -> None:
+    """Deleted without us, and made again as a Service that is not ours."""
+    rig.cluster.put(service("web"))
+    rig.cluster.put(service("kept"))
+    eventually(lambda: rig.ready("web") and rig.ready("kept"))
+    rig.cluster.overwrite(
+        service("web", uid="another", type=ServiceType.CLUSTER_IP, load_balancer_class=None)
+    )
+    eventually(lambda: rig.kinds("web") == [])
+    rig.settle()
+    assert rig.kinds("kept") != []
+    assert rig.cluster.memory.get(ObjectKey("default", "web")).conditions == ()
+
+
+def test_what_could_not_be_told_is_told_as_soon_as_the_api_server_is_back(rig: Rig) -> None:
+    rig.cluster.put(service("web"))
+    eventually(lambda: rig.ready("web"))
+    rig.settle()
+    rig.cluster.unreachable = True
+    rig.cluster.put(
+        service("web", ports=(ServicePort(81, node_port=30080), ServicePort(82, node_port=30081)))
+    )
+    rig.cluster.put(service("new"))
+    eventually(lambda: rig.kinds("web").count("listener") == 2)
+    time.sleep(1.5)
+    assert rig.kinds("new") == [], "no finalizer, no load balancer"
+    turns = rig.metric("lbprov_reconcile_results_total")
+    assert turns <= 1 + 2 * 2, "backed off, as the cloud may be asked in each"
+    rig.cluster.unreachable = False
+    rig.app.recovered()
+    back_s = time.monotonic()
+    eventually(lambda: rig.ready("new"))
+    assert time.monotonic() - back_s < 3, "the next attempt by back-off would have been after 5 s"
 
 
 def test_what_the_world_holds_of_nobody_is_told_and_left_alone(rigs: list[Rig]) -> None:
