@@ -44,10 +44,11 @@ WRITES = ("create", "update", "patch", "delete", "deletecollection")
 
 @dataclass
 class ControllerProcess:
-    """One `lbprov controller`. Ended by `stop` (SIGTERM), `kill`, or the end of the test."""
+    """One `lbprov controller`. Ended by `stop` (SIGTERM), `kill`, or the end of the test. `environment`: on
+    top of ours; None takes a variable away."""
 
     arguments: Sequence[str]
-    environment: Mapping[str, str]
+    environment: Mapping[str, str | None]
     port: int
     log: Path
     process: subprocess.Popen[bytes] = field(init=False)
@@ -57,10 +58,11 @@ class ControllerProcess:
 
     def start(self) -> None:
         """Once more, after an end."""
+        environment = {**os.environ, **self.environment}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "lbprov", "controller", *self.arguments],
-                env={**os.environ, **self.environment},
+                env={key: value for key, value in environment.items() if value is not None},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -192,10 +194,10 @@ def grant_rights(plane: ControlPlane) -> None:
 
 
 def launch(
-    folder: Path, kubeconfig: Path, flags: Sequence[str], provider: str, env: Mapping[str, str]
+    folder: Path, kubeconfig: Path, flags: Sequence[str], provider: str, env: Mapping[str, str | None]
 ) -> ControllerProcess:
     (port,) = free_ports(1)
-    environment = {"PYTHONPATH": str(PLUGIN), **env}
+    environment: dict[str, str | None] = {"PYTHONPATH": str(PLUGIN), **env}
     if provider == "memory" and (folder / "world").exists():
         environment["LBPROV_TEST_WORLD"] = str(folder / "world")
     arguments = ["--provider", provider, "--cluster-name", "lab", "--kubeconfig", str(kubeconfig)]
@@ -251,7 +253,7 @@ def run(request: pytest.FixtureRequest, controller_kubeconfig: Path, tmp_path: P
         *flags: str,
         provider: str = "memory",
         kubeconfig: Path = controller_kubeconfig,
-        env: Mapping[str, str] = {},
+        env: Mapping[str, str | None] = {},
     ) -> ControllerProcess:
         if provider == "aws":
             env = {**request.getfixturevalue("aws").server.environment, **env}

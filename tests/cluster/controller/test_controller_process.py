@@ -243,7 +243,7 @@ def test_bad_usage_is_exit_2_and_names_the_flag(run: Any, flags: tuple[str, ...]
 
 def test_a_provider_that_cannot_be_made_is_said_at_once(aws: Any, run: Any) -> None:
     """Not when this replica is first elected, in the worst of moments."""
-    nowhere = {"AWS_REGION": "", "AWS_DEFAULT_REGION": ""}
+    nowhere = {"AWS_REGION": None, "AWS_DEFAULT_REGION": None}
     controller = run("--leader-elect", provider="aws", env=nowhere)
     assert controller.process.wait(20) == 1
     assert "no AWS region: use --provider-option region=" in controller.said()
