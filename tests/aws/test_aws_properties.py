@@ -45,7 +45,7 @@ shapes = st.fixed_dictionaries(
 
 @given(before=shapes, after=shapes, restart=st.booleans())
 @settings(
-    max_examples=12,
+    max_examples=10,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     phases=[Phase.reuse, Phase.generate],  # shrinking would take minutes

@@ -67,7 +67,7 @@ class MotoServer:
         # Its own session: a Ctrl-C at the terminal must not take the server from under whoever cleans up.
         # The pipe, not the signal, ends it.
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by stop()
-        arguments = [sys.executable, "-m", __name__, *([] if self.strict else ["--lenient"])]
+        arguments = [sys.executable, "-P", "-m", __name__, *([] if self.strict else ["--lenient"])]
         self._process = subprocess.Popen(
             arguments,
             stdin=subprocess.PIPE,
@@ -171,26 +171,12 @@ def serve(*, strict: bool) -> None:
     """Serve until standard input closes. Prints the port when ready."""
     # moto reads thousands of machine images from disk otherwise, at the first EC2 call.
     os.environ.setdefault("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")
-    import logging
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
-    from moto.moto_server.werkzeug_app import (
-        DomainDispatcherApplication,
-        MotoRequestHandler,
-        create_backend_app,
-    )
-    from werkzeug.serving import make_server
-
+    from lbprov.lab.aws.http11 import make_server
     from lbprov.lab.aws.strict import StrictAws
 
-    class Handler(MotoRequestHandler):  # type: ignore[misc, unused-ignore]
-        # One connection for many calls, as with AWS; without Nagle's algorithm, which would hold the body
-        # back until the header is acknowledged (40 ms).
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    application = StrictAws(DomainDispatcherApplication(create_backend_app), enforce=strict)
-    server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Handler)
+    server = make_server(StrictAws(DomainDispatcherApplication(create_backend_app), enforce=strict))
 
     def end_with_parent() -> None:
         sys.stdin.read()

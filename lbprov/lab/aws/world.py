@@ -129,23 +129,24 @@ class AwsWorld:
 
     def _view(self, balancer: Any) -> LoadBalancerView:
         arn = balancer["LoadBalancerArn"]
-        zones = balancer["AvailabilityZones"]
-        addresses = [a for zone in zones for a in zone.get("LoadBalancerAddresses", [])]
         listeners = self.elbv2.describe_listeners(LoadBalancerArn=arn)["Listeners"]
-        tags = self.elbv2.describe_tags(ResourceArns=[arn])["TagDescriptions"][0]["Tags"]
         return LoadBalancerView(
             name=balancer["LoadBalancerName"],
             arn=arn,
             dns_name=balancer["DNSName"],
             scheme=balancer.get("Scheme", ""),
-            zones=tuple(sorted(zone["ZoneName"] for zone in zones)),
-            addresses=tuple(a.get("IpAddress") or a.get("PrivateIPv4Address", "") for a in addresses),
+            zones=_zones(balancer),
+            addresses=_addresses(balancer),
             listeners=tuple(
                 sorted((self._listener(x) for x in listeners), key=lambda v: (v.port, v.protocol))
             ),
             source_ranges=self._source_ranges(balancer.get("SecurityGroups", [])),
-            tags={tag["Key"]: tag["Value"] for tag in tags},
+            tags=self._tags(arn),
         )
+
+    def _tags(self, arn: str) -> dict[str, str]:
+        tags = self.elbv2.describe_tags(ResourceArns=[arn])["TagDescriptions"][0]["Tags"]
+        return {tag["Key"]: tag["Value"] for tag in tags}
 
     def _listener(self, listener: Any) -> ListenerView:
         group = listener["DefaultActions"][0]["TargetGroupArn"]
@@ -183,16 +184,16 @@ class AwsWorld:
         return [item for page in self.elbv2.get_paginator(operation).paginate() for item in page[key]]
 
     def _balancer_lines(self, balancer: Any, groups: Mapping[str, Any]) -> set[str]:
-        view = self._view(balancer)
-        attributes = self.elbv2.describe_load_balancer_attributes(LoadBalancerArn=view.arn)["Attributes"]
+        arn, name = balancer["LoadBalancerArn"], balancer["LoadBalancerName"]
+        attributes = self.elbv2.describe_load_balancer_attributes(LoadBalancerArn=arn)["Attributes"]
         cross = {a["Key"]: a["Value"] for a in attributes}["load_balancing.cross_zone.enabled"]
         lines = {
-            f"load balancer {view.name}: {view.scheme} in {' '.join(view.zones)} "
-            f"at {' '.join(view.addresses)}, cross-zone {cross}, tags {_pairs(view.tags)}"
+            f"load balancer {name}: {balancer.get('Scheme', '')} in {' '.join(_zones(balancer))} "
+            f"at {' '.join(_addresses(balancer))}, cross-zone {cross}, tags {_pairs(self._tags(arn))}"
         }
-        for listener in self.elbv2.describe_listeners(LoadBalancerArn=view.arn)["Listeners"]:
+        for listener in self.elbv2.describe_listeners(LoadBalancerArn=arn)["Listeners"]:
             group = groups[listener["DefaultActions"][0]["TargetGroupArn"]]["TargetGroupName"]
-            lines.add(f"listener {view.name} {listener['Port']}/{listener['Protocol']}: to {group}")
+            lines.add(f"listener {name} {listener['Port']}/{listener['Protocol']}: to {group}")
         return lines
 
     def _target_group_line(self, group: Any) -> str:
@@ -212,6 +213,16 @@ class AwsWorld:
     def leftovers(self) -> tuple[str, ...]:
         """What there is beyond the baseline (taken at `create`)."""
         return tuple(sorted(self.inventory() - self.baseline))
+
+
+def _zones(balancer: Any) -> tuple[str, ...]:
+    return tuple(sorted(zone["ZoneName"] for zone in balancer["AvailabilityZones"]))
+
+
+def _addresses(balancer: Any) -> tuple[str, ...]:
+    """The fixed ones."""
+    found = [a for zone in balancer["AvailabilityZones"] for a in zone.get("LoadBalancerAddresses", [])]
+    return tuple(a.get("IpAddress") or a.get("PrivateIPv4Address", "") for a in found)
 
 
 def _security_group_line(group: Any) -> str:
