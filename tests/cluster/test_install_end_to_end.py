@@ -1,8 +1,9 @@
-"""docs/install.md, followed word for word: its commands are run as they stand, on a real API server, with
-real controllers as its Pods, which act on an AWS of our own."""
+"""docs/install.md and the README's words on it, followed to the letter: their commands are run as they stand,
+on a real API server, with real controllers as its Pods, which act on an AWS of our own."""
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -25,10 +26,12 @@ from lbprov.lab.controlplane.objects import add_node
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/install.md").read_text()
+README = (ROOT / "README.md").read_text()
 USER = "system:serviceaccount:lbprov-system:lbprov-controller"
 # What a short life does not need: an Event said again, a Service that is not in the cache yet.
 AT_TIMES = {("", "events", "patch"), ("", "services", "get")}
 LEASE = ("Lease.coordination.k8s.io", "lbprov-controller", "lbprov-system")
+patiently = functools.partial(eventually, timeout_s=60)
 
 
 def _objects(path: Path) -> list[Object]:
@@ -106,7 +109,7 @@ def kubelet(control_plane: ControlPlane, aws: AwsWorld) -> Iterator[Kubelet]:
     with Kubelet(
         control_plane,
         "lbprov-system",
-        {"registry.example.com/lbprov": program},
+        {"registry.example.com/lbprov": program, "lbprov": program},
         "LBPROV_HEALTH_ADDRESS",
         aws.server.environment,
     ) as kubelet:
@@ -123,7 +126,7 @@ def test_the_page_is_followed_to_its_end(
     reader.do(install)
     assert len(kubelet.running) == 2
     first = {pod.name: pod for pod in kubelet.running.values()}
-    holder = eventually(lambda: admin.get(*LEASE)["spec"]["holderIdentity"])
+    holder = patiently(lambda: admin.get(*LEASE)["spec"]["holderIdentity"])
     assert holder.split("_")[0]
 
     told = reader.do(try_it)
@@ -141,9 +144,9 @@ def test_the_page_is_followed_to_its_end(
     aws.server.control(reset=True)
     (upgrade,) = commands("Upgrade")
     assert "0.1.1" in reader.do(upgrade)
-    eventually(lambda: not first.keys() & kubelet.running.keys())
+    patiently(lambda: not first.keys() & kubelet.running.keys())
     assert [pod.process.returncode for pod in first.values()] == [0, 0]
-    eventually(lambda: admin.get(*LEASE)["spec"]["holderIdentity"] not in ("", holder))
+    patiently(lambda: admin.get(*LEASE)["spec"]["holderIdentity"] not in ("", holder))
     assert not [call for call in aws.server.calls() if not call.startswith(("Describe", "Get"))]
 
     assert not [pod.said() for pod in (*first.values(), *kubelet.running.values()) if pod.restarts]
@@ -158,4 +161,14 @@ def test_the_page_is_followed_to_its_end(
     assert aws.load_balancers() == ()
     assert aws.leftovers() == ()
     for kind, name in (("Namespace", "lbprov-system"), ("ClusterRole", "lbprov-controller")):
-        eventually(lambda kind=kind, name=name: admin.find(kind, name) is None)  # type: ignore[misc]
+        patiently(lambda kind=kind, name=name: admin.find(kind, name) is None)  # type: ignore[misc]
+
+
+@pytest.mark.timeout(300)
+def test_the_readme_is_followed_too(control_plane: ControlPlane, reader: Reader, kubelet: Kubelet) -> None:
+    (block,) = re.findall(r"^\*\*In a cluster\*\*.*?^```console\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    reader.do("".join(line.removeprefix("$ ") for line in block.splitlines(keepends=True)))
+    assert len(kubelet.running) == 2
+    patiently(lambda: control_plane.admin.find(*LEASE))
+    control_plane.admin.delete("Namespace", "lbprov-system")
+    patiently(lambda: control_plane.admin.find("Namespace", "lbprov-system") is None)
