@@ -379,3 +379,12 @@ def test_the_page_names_every_object() -> None:
     page = (ROOT / "docs/install.md").read_text()
     rows = set(re.findall(r"^\| (\w+) `([\w-]+)` \|", page, re.MULTILINE))
     assert rows == {(obj["kind"], obj["metadata"]["name"]) for obj in INSTALL}
+
+
+def test_the_page_leads_somewhere() -> None:
+    page = (ROOT / "docs/install.md").read_text()
+    links = re.findall(r"\]\(([^)#]+)(?:#([^)]*))?\)", page)
+    assert links
+    for path, heading in links:
+        text = (ROOT / "docs" / path).read_text()
+        assert not heading or re.search(rf"^#+ {heading}$", text, re.MULTILINE | re.IGNORECASE)
