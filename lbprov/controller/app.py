@@ -156,7 +156,7 @@ class App:
         if holder not in ("", self._elector.identity):
             self._failure = f"the lease was lost to {holder}"
         else:
-            log.warning("nobody answers about the lease: nothing is written until it is ours again")
+            log.warning("the lease could not be kept: nothing is written until it is ours again")
 
     def _watch_elector(self) -> None:
         """The fence runs out by the clock; only that the term is over needs the elector's thread."""

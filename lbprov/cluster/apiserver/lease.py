@@ -158,6 +158,7 @@ class LeaderElector:
             log.warning("lease: %s", error)
 
     def _attempt(self) -> None:
+        led = self._mine is not None
         if self._mine is not None:
             try:
                 return self._write(self._mine)
@@ -165,6 +166,11 @@ class LeaderElector:
                 self._mine = None  # somebody else's, or our own write that was answered too late
         found = self._lease.get(self._timeout_s())
         self._observe(found)
+        if led and found is not None and found.holder != self.identity:
+            # Another has led since, even if he has given it up already: what we knew of the world is old.
+            # `on_stopped` comes first; the lease is for the next attempt.
+            self._fence_s = NEVER_S
+            return None
         if found is None or self._is_free(found):
             return self._write(found)
         self._fence_s = NEVER_S

@@ -197,6 +197,20 @@ def test_a_thawed_leader_is_none_before_it_has_asked() -> None:
     assert world.record.transitions == 1
 
 
+def test_whoever_was_superseded_steps_down_before_leading_again() -> None:
+    """Frozen while another led, and thawed when that one has given the lease up: what was known is old."""
+    world, elector = _leading()
+    assert world.record is not None
+    world.now_s += 100
+    world.version += 1
+    given_up = dataclasses.replace(world.record, holder="", duration_s=1, transitions=1)
+    world.record = dataclasses.replace(given_up, version=str(world.version))
+    elector.attempt()
+    assert not elector.is_leader(), "the old leadership ends"
+    elector.attempt()
+    assert elector.is_leader(), "and a new one begins"
+
+
 def test_a_successor_waits_for_the_whole_lease_by_its_own_clock() -> None:
     """The times in the lease are of another machine, whose clock may be years off."""
     world, elector = _leading()
