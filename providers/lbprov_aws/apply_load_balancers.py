@@ -21,7 +21,7 @@ def create_load_balancer(hands: Hands, body: writes.CreateLoadBalancer) -> str:
     try:
         made = _make(hands, body, group, body.mappings)
     except Refused as refusal:
-        address_refused = body.requested_ip != "" and refusal.code in ADDRESS_REFUSED
+        address_refused = any(m.has_address for m in body.mappings) and refusal.code in ADDRESS_REFUSED
         if not address_refused and refusal.code not in DUPLICATE:
             raise
         named = elbv2.load_balancer_named(hands.cloud, body.name)

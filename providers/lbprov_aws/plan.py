@@ -119,7 +119,9 @@ def _create(
         requested_ip=desired.requested_ip,
         fallback=placement.fallback,
     )
-    places = ", ".join(str(mapping) for mapping in body.mappings)
+    places = ", ".join(mapping.zone for mapping in body.mappings)
+    if any(mapping.has_address for mapping in body.mappings):
+        places += f" at {addresses.canonical(desired.requested_ip)}"
     scheme = "internal" if wanted.internal else "internet-facing"
     step = Step(Action.CREATE, "load balancer", LB, f"{scheme}, in {places}", body.name, body=body)
     notices = (placement.notice, _families_notice(wanted, dual_stack))

@@ -70,7 +70,7 @@ class AwsProvider:
             ingress = Ingress(ip=addresses.canonical(desired.requested_ip), ip_mode=IPMode.PROXY)
         else:
             ingress = Ingress(hostname=live.dns_name.lower())
-        if live.state == "active":
+        if live.state in ("active", "active_impaired"):  # the latter serves, and cannot grow
             return ProviderStatus((ingress,), ready=True)
         message = f"AWS has the load balancer in state {live.state or 'unknown'}: it takes minutes to start"
         if live.state == "failed":

@@ -69,9 +69,9 @@ class SubnetMapping:
     private_ip: str = ""
     ipv6: str = ""
 
-    def __str__(self) -> str:
-        address = self.allocation_id or self.private_ip or self.ipv6
-        return f"{self.zone} at {address}" if address else self.zone
+    @property
+    def has_address(self) -> bool:
+        return bool(self.allocation_id or self.private_ip or self.ipv6)
 
 
 @dataclass(frozen=True, slots=True)

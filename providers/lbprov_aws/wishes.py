@@ -15,6 +15,8 @@ _SCHEME = PREFIX + "scheme"
 SUBNETS = PREFIX + "subnets"
 _TAGS = PREFIX + "additional-resource-tags"
 
+FOLLOWED = (_INTERNAL, _SCHEME, SUBNETS, _TAGS)
+
 _AS_WE_DO = {
     PREFIX + "type": {"nlb", "external"},
     PREFIX + "nlb-target-type": {"instance"},
@@ -87,6 +89,6 @@ def _extra_tags(text: str) -> tuple[tuple[tuple[str, str], ...], list[str]]:
 
 
 def _is_unsupported(key: str, value: str) -> bool:
-    if not key.startswith(PREFIX) or key in (_INTERNAL, _SCHEME, SUBNETS, _TAGS):
+    if not key.startswith(PREFIX) or key in FOLLOWED:
         return False
     return value not in _AS_WE_DO.get(key, ())

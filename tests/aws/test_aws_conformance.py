@@ -15,6 +15,8 @@ from lbprov.testing.clock import FakeClock
 from lbprov.testing.conformance import Harness, ProviderConformance, SimulatedCrash
 from lbprov_aws.cloud import Cloud
 
+pytestmark = pytest.mark.timeout(600)  # a crash at every write is some hundred passes
+
 FREE_IP = "203.0.113.10"
 
 

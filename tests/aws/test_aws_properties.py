@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -11,6 +12,8 @@ from lbprov.api import L4Protocol, Listener, SessionAffinity
 
 if TYPE_CHECKING:
     from tests.aws.conftest import Lab
+
+pytestmark = pytest.mark.timeout(600)
 
 TAGS = "service.beta.kubernetes.io/aws-load-balancer-additional-resource-tags"
 

@@ -276,6 +276,14 @@ def test_address_of_another_kind(
     assert_fallback(lab, result, "LoadBalancerIPUnsupported", IP, said)
 
 
+def test_holder_that_we_may_not_look_at(lab: Lab) -> None:
+    lab.world.allocate_address(IP)
+    interface = occupy(lab, IP)
+    lab.server.fail("DescribeNetworkInterfaces", "UnauthorizedOperation", times=9, status=403)
+    result = lab.reconcile(lab.desired(requested_ip=IP))
+    assert_fallback(lab, result, "LoadBalancerIPInUse", f"network interface {interface}: free it")
+
+
 @pytest.mark.usefixtures("impatient_sdk")
 def test_throttled_lookup_decides_nothing(lab: Lab) -> None:
     lab.world.allocate_address(IP)
