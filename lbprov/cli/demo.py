@@ -26,10 +26,12 @@ def command(output: str) -> None:
     web server is put behind every kind of Service in turn, and every step is proved by real requests. Exit
     code 1 names the step that does not hold. Everything is gone afterwards.
     """
-    from lbprov.demo.run import run
-    from lbprov.demo.show import Show
-
     try:
+        from lbprov.demo.run import run
+        from lbprov.demo.show import Show
+
         sys.exit(run(Show(as_json=output == "json")))
     except LbprovError as error:
         raise click.ClickException(str(error)) from error
+    except KeyboardInterrupt:  # before there was anything to take away
+        sys.exit(130)

@@ -29,6 +29,7 @@ EPHEMERAL = "198.51.100.{}"
 """Where the stand-in takes addresses from for load balancers that have no fixed one (TEST-NET-2)."""
 
 START_PATIENCE_S = 60
+STOP_PATIENCE_S = 10
 RECONCILE_PATIENCE_S = 60
 RECONCILE = ("reconcile", "--provider", "aws")
 
@@ -69,6 +70,8 @@ class Cloud:
         from lbprov.lab.aws.server import MotoServer
 
         self.server = MotoServer()
+        self._answers = threading.Event()  # or never will
+        self._is_ending = False
         self._world: Future[AwsWorld] = Future()
         self._start = threading.Thread(target=self._furnish, args=(tuple(node_names),), daemon=True)
 
@@ -77,10 +80,14 @@ class Cloud:
 
     def _furnish(self, node_names: tuple[str, ...]) -> None:
         try:
-            from lbprov.lab.aws.world import AwsWorld
+            try:
+                from lbprov.lab.aws.world import AwsWorld
 
-            self.server.start()
-            self._world.set_result(AwsWorld.create(self.server, nodes=node_names))
+                self.server.start()
+            finally:
+                self._answers.set()
+            if not self._is_ending:
+                self._world.set_result(AwsWorld.create(self.server, nodes=node_names))
         except BaseException as error:
             self._world.set_exception(error)
 
@@ -89,13 +96,18 @@ class Cloud:
         return self._world.result(timeout=START_PATIENCE_S)
 
     def stop(self) -> None:
-        self._start.join(START_PATIENCE_S)
-        self.server.stop()
+        """At any time. A server that is being furnished is stopped under the hands of who does it: a Ctrl-C
+        is not to wait for that."""
+        self._is_ending = True
+        if self._start.ident is not None:
+            self._answers.wait(STOP_PATIENCE_S)
+            self.server.stop()
+            self._start.join(STOP_PATIENCE_S)
 
     def reconcile(self, folder: Path) -> ReconcileReport:
         """Run `lbprov reconcile` as a user would. A failure of it is a RuntimeError with its own words."""
         done = subprocess.run(
-            [sys.executable, "-m", "lbprov", *RECONCILE, "-f", str(folder), "-o", "json"],
+            [sys.executable, "-P", "-m", "lbprov", *RECONCILE, "-f", str(folder), "-o", "json"],
             check=False,
             env=os.environ | self.server.environment,
             capture_output=True,

@@ -84,7 +84,7 @@ class NodeAgents:
     def start(self, nodes: Iterable[NodeHost], folder: Path) -> None:
         for node in nodes:
             process = node.popen(
-                [sys.executable, "-m", "lbprov", *node_arguments(node, folder)],
+                [sys.executable, "-P", "-m", "lbprov", *node_arguments(node, folder)],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
             )

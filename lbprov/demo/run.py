@@ -53,7 +53,7 @@ def run(show: Show, steps: Sequence[DemoStep] = STEPS) -> int:
 
 def _run(show: Show, steps: Sequence[DemoStep]) -> None:
     show.title("lbprov demo: one web server behind every kind of Service, on this machine")
-    folder = Path(tempfile.gettempdir(), f"lbprov-demo-{secrets.token_hex(8)}")
+    folder = Path(_temporary_folder(), f"lbprov-demo-{secrets.token_hex(8)}")
     with contextlib.ExitStack() as scene:
         scene.callback(shutil.rmtree, folder, ignore_errors=True)  # before it is there: no gap for a signal
         try:
@@ -66,6 +66,15 @@ def _run(show: Show, steps: Sequence[DemoStep]) -> None:
                     step.act(stage)
         finally:
             _ignore_signals()  # everything is being taken away: a Ctrl-C changes nothing now
+
+
+def _temporary_folder() -> str:
+    """tempfile tries folders by writing a file into them: not to be ended in the middle of that."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        return tempfile.gettempdir()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _set_up(scene: contextlib.ExitStack, lab: Lab, folder: Path, show: Show) -> Stage:
