@@ -186,3 +186,35 @@ def test_killed_amid_churn_on_aws(
     assert sum(line.startswith("load balancer") for line in left) == len(churn.wanted)
     assert sum(line.startswith("target group") for line in left) == ports
     assert sum(line.startswith("security group") for line in left) == len(churn.wanted)
+
+
+@pytest.mark.timeout(3000)
+@pytest.mark.soak
+def test_leaders_frozen_amid_churn(api: Api, world: MemoryWorld, run: Any, figures: Any) -> None:
+    """Two replicas; whoever leads is stopped in its tracks, past its lease, and let go on when the other
+    leads. It must do no harm with what it was about to do."""
+    add_node(api, "node-1")
+    api.delete("Lease.coordination.k8s.io", "lbprov-controller", "lbprov-system")
+    churn = Churn(api, "lbprov.io/memory", random.Random(5), 40)
+    pair = [run("--leader-elect").wait_ready(), run("--leader-elect").wait_ready()]
+    for _ in range(6):
+        eventually(lambda: any(one.leads() for one in pair), 60)
+        leader, other = pair if pair[0].leads() else reversed(pair)
+        for number in range(60):
+            churn.act()
+            if number == 40:
+                leader.pause()
+        eventually(other.leads, 60)
+        for _ in range(20):
+            churn.act()
+        leader.resume()
+        assert leader.process.wait(30) == 1
+        leader.start()
+        leader.wait_ready()
+    eventually(churn.settled, 120)
+    held = world.list_all()
+    frontends = [r.owner.service.name for r in held if r.name.kind == "frontend"]
+    assert sorted(frontends) == sorted(churn.wanted)
+    listeners = {(r.owner.service.name, r.port) for r in held if r.name.kind == "listener"}
+    assert listeners == {(name, port) for name, ports in churn.wanted.items() for port in ports.values()}
+    figures(f"6 leaders frozen past their lease amid churn: {len(churn.wanted)} Services as asked for")
