@@ -64,6 +64,15 @@ def is_honoured(requested_ip: str, live: LoadBalancerRecord) -> bool:
     return bool(requested_ip) and canonical(requested_ip) in live.ips
 
 
+def published(requested_ip: str, live: LoadBalancerRecord) -> str:
+    """The address to publish; empty: the name is. A load balancer made for one fixed address goes on being
+    published by it when `loadBalancerIP` is edited or dropped: it keeps the address, so clients keep it too.
+    (AWS lists addresses only of load balancers that were made with fixed ones.)"""
+    if is_honoured(requested_ip, live):
+        return canonical(requested_ip)
+    return live.ips[0] if len(live.zones) == len(live.ips) == 1 else ""
+
+
 def place(
     desired: LoadBalancer, wanted: Wanted, network: Network, address: Address | None, region: str
 ) -> Placement:

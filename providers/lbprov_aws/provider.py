@@ -66,10 +66,8 @@ class AwsProvider:
         live = observed.load_balancer
         if live is None:
             return ProviderStatus((), ready=False, message="there is no load balancer yet")
-        if addresses.is_honoured(desired.requested_ip, live):
-            ingress = Ingress(ip=addresses.canonical(desired.requested_ip), ip_mode=IPMode.PROXY)
-        else:
-            ingress = Ingress(hostname=live.dns_name.lower())
+        ip = addresses.published(desired.requested_ip, live)
+        ingress = Ingress(ip=ip, ip_mode=IPMode.PROXY) if ip else Ingress(hostname=live.dns_name.lower())
         if live.state in ("active", "active_impaired"):  # the latter serves, and cannot grow
             return ProviderStatus((ingress,), ready=True)
         message = f"AWS has the load balancer in state {live.state or 'unknown'}: it takes minutes to start"
