@@ -140,8 +140,70 @@ def test_the_first_of_two_of_one_name_is_used(folder: Path) -> None:
     snapshot = ManifestCluster.open(folder).snapshot()
     (problem,) = snapshot.problems
     assert problem.where == f"{folder}/zweb.yaml:5"
-    assert f"{folder}/web.yaml:1 comes first" in problem.message
+    assert f"{folder}/web.yaml:1 is the one used" in problem.message
     assert snapshot.services[0].ports[0].port == 80
+    assert ManifestCluster.open(folder).snapshot() == snapshot
+
+
+@pytest.mark.parametrize("newcomer", ["a.yaml", "a/web.yaml", "z.yaml"])
+def test_what_is_in_force_is_not_replaced_by_a_newcomer(folder: Path, newcomer: str) -> None:
+    cluster = ManifestCluster.open(folder)
+    before = _one(cluster)
+    path = folder / newcomer
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(_service(spec="ports: [{port: 81}]"))
+    snapshot = cluster.snapshot()
+    assert snapshot.services == (before,)
+    (problem,) = snapshot.problems
+    assert (problem.where, problem.fatal) == (f"{path}:4", True)
+    assert f"{folder}/web.yaml:1 is the one used" in problem.message
+    # It may still be changed, also wrongly, in its own place.
+    (folder / "web.yaml").write_text(_service(spec="type: LoadBalancer, ports: [{port: 82}]"))
+    assert _one(cluster).ports[0].port == 82
+    (folder / "web.yaml").write_text(_service(spec="type: LoadBalancer, ports: [{port: 0}]"))
+    assert _one(cluster).ports[0].port == 82
+    # Only when it has gone does the newcomer take its place.
+    (folder / "web.yaml").unlink()
+    snapshot = cluster.snapshot()
+    assert (snapshot.problems, snapshot.services[0].ports[0].port) == ((), 81)
+
+
+def test_what_is_in_force_is_known_again_among_its_file_s(folder: Path) -> None:
+    path = folder / "web.yaml"
+    cluster = ManifestCluster.open(folder)
+    before = _one(cluster)
+    other = _service(spec="ports: [{port: 81}]")
+    path.write_text(f"{other}---\n{_service()}")
+    snapshot = cluster.snapshot()
+    assert snapshot.services == (before,)
+    assert [p.where for p in snapshot.problems] == [f"{path}:4"]
+    path.write_text(f"{other}---\n{_service(spec='ports: [{port: 82}]')}")
+    snapshot = cluster.snapshot()
+    assert snapshot.services == (before,)
+    assert [(p.where, p.fatal) for p in snapshot.problems] == [(f"{path}:4", True), (f"{path}:10", True)]
+    assert f"also in {path}:7" in snapshot.problems[0].message
+    path.write_text(other)
+    assert _one(cluster).ports[0].port == 81
+
+
+def test_a_newcomer_does_not_stand_for_a_file_that_cannot_be_read(folder: Path) -> None:
+    cluster = ManifestCluster.open(folder)
+    before = _one(cluster)
+    (folder / "web.yaml").write_text("{ half of it")
+    (folder / "a.yaml").write_text(_service(spec="ports: [{port: 81}]"))
+    snapshot = cluster.snapshot()
+    assert snapshot.services == (before,)
+    assert f"is in force from {folder}/web.yaml" in snapshot.problems[0].message
+    (folder / "web.yaml").rename(folder / "gone")
+    assert _one(cluster).ports[0].port == 81
+
+
+def test_what_is_in_force_may_be_renamed_beside_another(folder: Path) -> None:
+    (folder / "zz.yaml").write_text(_service(spec="ports: [{port: 81}]"))
+    cluster = ManifestCluster.open(folder)
+    before = _one(cluster)
+    (folder / "web.yaml").rename(folder / "zzz.yaml")
+    assert cluster.snapshot().services == (before,)
 
 
 # -- changes

@@ -85,10 +85,12 @@ def is_deleting(entry: Entry) -> bool:
 
 def admit(content: FolderContent, values: Values, folder: Folder, terms: Terms) -> Admission:
     admission = Admission(problems=list(content.problems))
-    chosen = _choose(content, folder, admission)
+    chosen = _choose(content, values, folder, admission)
     _remove_gone(chosen, content, values, folder, terms, admission)
     services: dict[ObjectKey, Candidate] = {}
     for (kind, key), candidate in chosen.items():
+        if candidate is None:
+            continue
         entry: Entry | None = values.get(state_key(kind, key))
         _tell(candidate, candidate.findings, folder, admission, kept=entry is not None)
         if candidate.object is None or kind == "Namespace":
@@ -103,11 +105,12 @@ def admit(content: FolderContent, values: Values, folder: Folder, terms: Terms) 
     return admission
 
 
-def _choose(
-    content: FolderContent, folder: Folder, admission: Admission
-) -> dict[tuple[str, ObjectKey], Candidate]:
-    """One candidate for each object: the first in the order of files."""
-    chosen: dict[tuple[str, ObjectKey], Candidate] = {}
+Chosen = dict[tuple[str, ObjectKey], Candidate | None]
+"""The document that speaks for each object; None: which one does cannot be told, so nothing changes."""
+
+
+def _choose(content: FolderContent, values: Values, folder: Folder, admission: Admission) -> Chosen:
+    rivals: dict[tuple[str, ObjectKey], list[Candidate]] = {}
     foreign: set[str] = set()
     for candidate in content.candidates:
         if candidate.foreign:
@@ -118,12 +121,42 @@ def _choose(
                 admission.problems.append(Problem(where, "", "", message, fatal=False))
         elif not candidate.kind:
             _tell(candidate, candidate.findings, folder, admission)
-        elif (first := chosen.setdefault((candidate.kind, candidate.key), candidate)) is not candidate:
-            message = (
-                f"is given twice: {folder.where(first.file, first.line)} comes first and is the one used"
-            )
-            _tell(candidate, (Finding(("metadata", "name"), message),), folder, admission)
+        else:
+            rivals.setdefault((candidate.kind, candidate.key), []).append(candidate)
+    chosen: Chosen = {}
+    for (kind, key), those in rivals.items():
+        entry: Entry | None = values.get(state_key(kind, key))
+        used = chosen[kind, key] = _spokesman(those, entry, content)
+        for other in those:
+            if other is not used:
+                message = _given_twice(other, used, those, entry, folder)
+                _tell(other, (Finding(("metadata", "name"), message),), folder, admission, kept=used is None)
     return chosen
+
+
+def _spokesman(those: list[Candidate], entry: Entry | None, content: FolderContent) -> Candidate | None:
+    """Which of the documents of one object is used: that which is in force, wherever the others sort; the
+    first only where none is. A newcomer that took over could cost a live load balancer."""
+    if entry is None or is_deleting(entry):
+        return those[0]
+    same = next((c for c in those if c.digest == entry["digest"]), None)
+    own = [c for c in those if c.file == entry["source"]]
+    if own:
+        return own[0] if len(own) == 1 else next((c for c in own if c.digest == entry["digest"]), None)
+    return None if content.may_hold(entry["source"]) else same or those[0]
+
+
+def _given_twice(
+    other: Candidate, used: Candidate | None, those: list[Candidate], entry: Entry | None, folder: Folder
+) -> str:
+    if used is not None:
+        return f"is given twice: {folder.where(used.file, used.line)} is the one used; remove one of them"
+    assert entry is not None
+    if all(c.file != entry["source"] for c in those):
+        source = folder.where(entry["source"])
+        return f"is in force from {source}, which cannot be read now: mend that, or remove it"
+    places = ", ".join(folder.where(c.file, c.line) for c in those if c is not other)
+    return f"is given twice (also in {places}), and which of them is in force cannot be told: leave only one"
 
 
 def _tell(
@@ -145,7 +178,7 @@ def _tell(
 
 
 def _remove_gone(
-    chosen: Mapping[tuple[str, ObjectKey], Candidate],
+    chosen: Chosen,
     content: FolderContent,
     values: Values,
     folder: Folder,
