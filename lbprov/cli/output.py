@@ -148,7 +148,9 @@ def tell_orphans(result: PassResult) -> None:
         shown = ", ".join(f"{o.service} (uid {o.uid})" for o in result.orphans[:5])
         more = f" and {len(result.orphans) - 5} more" if len(result.orphans) > 5 else ""
         click.echo(
-            f"warning: left alone, as no Service stands for them: resources of {shown}{more}", err=True
+            f"warning: left alone, as no Service stands for them: resources of {shown}{more}. To have them "
+            "removed, make a Service of that name again, reconcile, and delete it",
+            err=True,
         )
 
 
