@@ -157,6 +157,47 @@ def test_damage_is_told_with_the_remedy(path: Path, name: str, damage: Any) -> N
         _open(path)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda raw: b"garbage\n", id="something-else"),
+        pytest.param(lambda raw: b"\n" + raw, id="an-empty-line-before"),
+        pytest.param(lambda raw: b"garbage\n" + raw, id="a-line-before"),
+        pytest.param(lambda raw: raw.partition(b"\n")[2], id="without-its-first"),
+        pytest.param(lambda raw: raw.replace(b'"epoch"', b'"epohc"'), id="a-flipped-byte"),
+        pytest.param(lambda raw: raw[:10] + bytes([raw[10] ^ 1]) + raw[11:], id="another-epoch"),
+        pytest.param(lambda raw: b"\0" * len(raw) + b"\n", id="zeros"),
+    ],
+)
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_journal_s_first_line_is_not_passed_over(path: Path, damage: Any, read_only: bool) -> None:
+    state = _open(path)
+    _set(state, a=1)
+    _set(state, b=2)
+    state.journal_path.write_bytes(damage(state.journal_path.read_bytes()))
+    damaged = state.journal_path.read_bytes()
+    with pytest.raises(
+        UserError,
+        match=r"state\.json\.journal \(first line\) is damaged .*remove .*state\.json to start over",
+    ):
+        _open(path, read_only=read_only)
+    assert state.journal_path.read_bytes() == damaged
+    path.unlink()  # the remedy
+    again = _open(path)
+    _set(again, c=3)
+    _set(again, d=4)
+    assert _open(path).values == {"c": 3, "d": 4}
+
+
+def test_an_empty_journal_is_none(path: Path) -> None:
+    state = _open(path)
+    _set(state, a=1)
+    state.journal_path.write_bytes(b"")
+    again = _open(path)
+    _set(again, b=2)
+    assert _open(path).values == {"a": 1, "b": 2}
+
+
 def test_an_empty_file_is_damage_not_a_fresh_start(path: Path) -> None:
     path.write_bytes(b"")
     with pytest.raises(UserError, match="is damaged"):

@@ -162,7 +162,7 @@ class StateFile:
         try:
             with self.journal_path.open("rb") as journal:
                 head = journal.readline() if self._offset == 0 else b""
-                if self._offset == 0 and epoch_of(head) != self._epoch:
+                if self._offset == 0 and self._epoch_named(head) != self._epoch:
                     return
                 start = self._offset or len(head)
                 journal.seek(start)
@@ -182,6 +182,12 @@ class StateFile:
             changes |= batch
         _apply(self.values, changes)
         self.revision, self._offset = revision, start + len(whole)
+
+    def _epoch_named(self, head: bytes) -> str:
+        try:
+            return epoch_of(head)
+        except msgspec.DecodeError as err:
+            raise self._damaged(f"{self._name}.journal (first line)", str(err)) from err
 
     # -- writing
 
@@ -207,6 +213,8 @@ class StateFile:
             temporary.unlink(missing_ok=True)
             raise
         _sync_folder(self.path.parent)
+        with contextlib.suppress(FileNotFoundError):
+            os.truncate(self.journal_path, 0)  # folded in, or damaged and left when the file was removed
         self._epoch, self._stamp, self._offset = epoch, _stamp(self.path), 0
 
     def _append(self, changes: Mapping[str, Any], revision: int) -> None:

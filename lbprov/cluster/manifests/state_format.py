@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 VERSION = 1
+CHANGED = "the checksum does not match: it was changed by something else"
 
 
 class Base(msgspec.Struct):
@@ -30,7 +31,10 @@ class Base(msgspec.Struct):
 
 
 class _Epoch(msgspec.Struct):
+    """`crc32` (hexadecimal) of the epoch: a byte flipped in that would make the journal look done with."""
+
     epoch: str
+    crc32: str = ""
 
 
 class _Batch(msgspec.Struct):
@@ -51,15 +55,17 @@ def decode_base(raw: bytes) -> Base:
 
 
 def encode_epoch(epoch: str) -> bytes:
-    return msgspec.json.encode(_Epoch(epoch)) + b"\n"
+    return msgspec.json.encode(_Epoch(epoch, _crc32_hex(epoch))) + b"\n"
 
 
 def epoch_of(head: bytes) -> str:
-    """'' where the journal's first line is none, or not all of one."""
-    try:
-        return msgspec.json.decode(head, type=_Epoch).epoch if head.endswith(b"\n") else ""
-    except msgspec.DecodeError:
+    """'' where the journal's first line is not all there: nothing of it was acknowledged."""
+    if not head.endswith(b"\n"):
         return ""
+    named = msgspec.json.decode(head, type=_Epoch)
+    if named.crc32 not in ("", _crc32_hex(named.epoch)):
+        raise msgspec.DecodeError(CHANGED)
+    return named.epoch
 
 
 def encode_batch(changes: Mapping[str, Any], revision: int) -> bytes:
@@ -78,7 +84,11 @@ def _field(key: str, value: Any) -> bytes:
     return msgspec.json.encode(key) + b":" + msgspec.json.encode(value)
 
 
+def _crc32_hex(text: str) -> str:
+    return f"{zlib.crc32(text.encode()):08x}"
+
+
 def _checked(raw: msgspec.Raw, crc32: int) -> dict[str, Any]:
     if zlib.crc32(raw) != crc32:
-        raise msgspec.DecodeError("the checksum does not match: it was changed by something else")
+        raise msgspec.DecodeError(CHANGED)
     return msgspec.json.decode(raw, type=dict[str, Any])
