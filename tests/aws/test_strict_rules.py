@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from moto.ec2.models import ec2_backends
+from moto.ec2.models.core import TaggedEC2Resource
 
+from lbprov.lab.aws.quick import tags_of
 from lbprov.lab.aws.rules import RULES
 from lbprov.lab.aws.world import AwsWorld
 
@@ -323,6 +326,22 @@ def test_lost_answer_leaves_the_deed(parts: Parts) -> None:
     parts.world.server.fail("CreateLoadBalancer", "InternalFailure", when="after", status=500)
     assert code_of(lambda: parts.balancer("made")) == "InternalFailure"
     assert [b.name for b in parts.world.load_balancers()] == ["made"]
+
+
+def test_quick_tags_are_motos_own() -> None:
+    """In this process: the quick look-up and the one that it stands in for."""
+    backend = ec2_backends["123456789012"]["eu-west-1"]
+    try:
+        vpc = backend.create_vpc("10.9.0.0/16")
+        groups = [
+            backend.create_security_group(f"g{n}", "d", vpc_id=vpc.id, tags={"a": str(n), "b": "x"})
+            for n in range(2)
+        ]
+        for resource in (*groups, vpc):
+            assert tags_of(resource) == TaggedEC2Resource.get_tags(resource)
+        assert [tag["value"] for tag in tags_of(groups[1])] == ["1", "x"]
+    finally:
+        backend.reset()
 
 
 def test_requests_are_recorded_as_sent(parts: Parts) -> None:

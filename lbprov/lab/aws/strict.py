@@ -18,7 +18,7 @@ from typing import Any
 from werkzeug.test import run_wsgi_app
 
 from lbprov.lab.aws import call as calls
-from lbprov.lab.aws import memory
+from lbprov.lab.aws import memory, quick
 from lbprov.lab.aws.call import Call, Refusal
 from lbprov.lab.aws.faults import Faults
 from lbprov.lab.aws.rules import RULES, Replay
@@ -48,6 +48,7 @@ class StrictAws:
         self._lock = threading.Lock()
         self._faults = Faults()
         self._requests: list[dict[str, Any]] = []
+        quick.install()
         if enforce:
             memory.install()
 
