@@ -99,9 +99,8 @@ class Pass:
 
     def _braked(self, jobs: list[_Job]) -> list[_Job]:
         gone = sum(job.takes_away for job in jobs)
-        # The snapshot was read soundly, so that the last few may go: it counts as one Service that stays.
-        total = sum(job.decision is not Decision.LEAVE for job in jobs) + 1
-        reason = None if self.force else mass_deletion(gone, total)
+        total = sum(job.decision is not Decision.LEAVE for job in jobs)
+        reason = None if self.force else mass_deletion(gone, total, sound=True)  # the snapshot was read
         if reason is None:
             return jobs
         refusal = UserError(reason, reason=Reason.MASS_DELETION)

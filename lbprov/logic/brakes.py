@@ -12,13 +12,13 @@ FREE_DELETIONS = 4
 MAX_SHARE = 0.5
 
 
-def mass_deletion(gone: int, total: int) -> str | None:
+def mass_deletion(gone: int, total: int, *, sound: bool = False) -> str | None:
     """Why deleting `gone` of `total` Services at once is refused, or None where it is not.
 
-    `total` counts the Services before the deletion. The last Services of a cluster go freely only as long
-    as the caller knows that its source is sound: it passes `total` greater than `gone` then.
+    `total` counts the Services before the deletion. `sound`: the source still has something to say, so that
+    few Services may go even if they are the last ones.
     """
-    if gone == 0 or (gone <= FREE_DELETIONS and gone < total):
+    if gone == 0 or (gone <= FREE_DELETIONS and (sound or gone < total)):
         return None
     if gone <= total * MAX_SHARE:
         return None

@@ -26,3 +26,19 @@ def test_mass_deletion(gone: int, total: int, refused: bool) -> None:
     if reason:
         assert f"{gone} of {total}" in reason
         assert "--force" in reason
+
+
+@pytest.mark.parametrize(
+    ("gone", "total", "refused"),
+    [
+        pytest.param(4, 4, False, id="all-of-few"),
+        pytest.param(5, 5, True, id="all"),
+        pytest.param(5, 9, True, id="more-than-half"),
+        pytest.param(5, 10, False, id="half"),
+    ],
+)
+def test_a_sound_source_may_lose_its_last_few(gone: int, total: int, refused: bool) -> None:
+    reason = mass_deletion(gone, total, sound=True)
+    assert (reason is not None) is refused
+    if reason:
+        assert f"{gone} of {total}" in reason

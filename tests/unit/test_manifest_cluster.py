@@ -415,6 +415,8 @@ def test_a_finalizer_on_what_is_not_there_is_refused(folder: Path) -> None:
         pytest.param(1, 0, False, id="the-only-one"),
         pytest.param(4, 0, False, id="all-of-few"),
         pytest.param(10, 0, True, id="all-of-many"),
+        pytest.param(6, 1, True, id="all-but-one"),
+        pytest.param(9, 4, True, id="one-more-than-half-of-an-odd-number"),
         pytest.param(10, 4, True, id="most"),
         pytest.param(10, 5, False, id="half"),
     ],
@@ -429,6 +431,7 @@ def test_the_brake(folder: Path, total: int, left: int, refused: bool) -> None:
     assert [p.fatal for p in snapshot.problems] == [True] * refused
     if refused:
         assert snapshot.services == before.services
+        assert snapshot.problems[0].message.startswith(f"{total - left} of {total} Services are gone")
         assert "--force" in snapshot.problems[0].message
         assert ManifestCluster.open(folder).snapshot() == snapshot
         snapshot = ManifestCluster.open(folder, force=True).snapshot()

@@ -193,8 +193,8 @@ def _remove_gone(
     ]
     services = sum(kind == "Service" for kind, _, _ in gone)
     total = sum(not is_deleting(entry) for _, entry in entries(values, "Service"))
-    # A folder that still has something to say is a sound source: then the last Services may go, too.
-    refusal = mass_deletion(services, total + any(c.object is not None for c in content.candidates))
+    sound = any(c.object is not None for c in content.candidates)
+    refusal = mass_deletion(services, total, sound=sound)
     if refusal and not terms.force:
         # Nodes and Pods of a folder half copied are no more gone than its Services.
         admission.problems.append(Problem(folder.where(""), "", "", refusal))
