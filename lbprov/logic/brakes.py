@@ -12,17 +12,17 @@ FREE_DELETIONS = 4
 MAX_SHARE = 0.5
 
 
-def mass_deletion(gone: int, total: int, *, sound: bool = False) -> str | None:
-    """Why deleting `gone` of `total` Services at once is refused, or None where it is not.
+def mass_deletion(gone: int, total: int, *, sound: bool = False, what: str = "Services") -> str | None:
+    """Why deleting `gone` of `total` Services (or `what` else) at once is refused, or None where it is not.
 
-    `total` counts the Services before the deletion. `sound`: the source still has something to say, so that
-    few Services may go even if they are the last ones.
+    `total` counts them before the deletion. `sound`: the source still has something to say, so that few may
+    go even if they are the last ones.
     """
     if gone == 0 or (gone <= FREE_DELETIONS and (sound or gone < total)):
         return None
     if gone <= total * MAX_SHARE:
         return None
     return (
-        f"{gone} of {total} Services are gone at once, which looks like a mistake: nothing was deleted. "
+        f"{gone} of {total} {what} are gone at once, which looks like a mistake: nothing was deleted. "
         "Use --force if it is meant."
     )

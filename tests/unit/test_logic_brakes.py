@@ -42,3 +42,9 @@ def test_a_sound_source_may_lose_its_last_few(gone: int, total: int, refused: bo
     assert (reason is not None) is refused
     if reason:
         assert f"{gone} of {total}" in reason
+
+
+def test_it_says_of_what() -> None:
+    reason = mass_deletion(2, 2, what="Nodes")
+    assert reason is not None
+    assert reason.startswith("2 of 2 Nodes are gone at once")

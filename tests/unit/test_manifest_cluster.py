@@ -439,6 +439,66 @@ def test_the_brake(folder: Path, total: int, left: int, refused: bool) -> None:
     assert len(snapshot.services) == left
 
 
+def _node(name: str) -> str:
+    return f"apiVersion: v1\nkind: Node\nmetadata: {{name: {name}}}\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "refused"),
+    [
+        pytest.param(["a"], [], True, id="the-only-one"),
+        pytest.param(["a", "b", "c"], [], True, id="all"),
+        pytest.param(["a", "b", "c"], ["c"], False, id="a-few"),
+        pytest.param(["a"], ["b"], False, id="another-in-its-place"),
+        pytest.param(list("abcdefgh"), ["a", "b", "c"], True, id="most-of-many"),
+        pytest.param(list("abcdefgh"), ["a", "b", "c", "d"], False, id="half-of-many"),
+    ],
+)
+def test_the_brake_for_nodes(folder: Path, before: list[str], after: list[str], refused: bool) -> None:
+    path = folder / "node.yaml"
+    path.write_text("---\n".join(map(_node, before)))
+    (folder / "other.yaml").write_text(_service("other"))
+    cluster = ManifestCluster.open(folder)
+    assert [n.name for n in cluster.snapshot().nodes] == before
+    if after:
+        path.write_text("---\n".join(map(_node, after)))
+    else:
+        path.unlink()
+    (folder / "other.yaml").unlink()
+    snapshot = cluster.snapshot()
+    if refused:
+        (problem,) = snapshot.problems
+        gone = f"{len(before) - len(after)} of {len(before)} Nodes are gone"
+        assert (problem.fatal, problem.where, gone in problem.message) == (True, str(folder), True)
+        assert "--force" in problem.message
+        assert [n.name for n in snapshot.nodes] == before
+        assert len(snapshot.services) == 2  # what else is gone from such a folder is not, either
+        assert ManifestCluster.open(folder).snapshot() == snapshot
+        snapshot = ManifestCluster.open(folder, force=True).snapshot()
+    assert snapshot.problems == ()
+    assert [n.name for n in snapshot.nodes] == after
+    assert len(snapshot.services) == 1
+
+
+def test_nodes_without_services_go_freely(folder: Path) -> None:
+    (folder / "web.yaml").unlink()
+    cluster = ManifestCluster.open(folder)
+    assert cluster.snapshot().nodes
+    (folder / "node.yaml").unlink()
+    snapshot = cluster.snapshot()
+    assert (snapshot.nodes, snapshot.problems) == ((), ())
+
+
+def test_a_folder_that_never_had_nodes_may_lose_services(folder: Path) -> None:
+    (folder / "node.yaml").unlink()
+    (folder / "two.yaml").write_text(_service("two"))
+    cluster = ManifestCluster.open(folder)
+    assert len(cluster.snapshot().services) == 2
+    (folder / "two.yaml").unlink()
+    snapshot = cluster.snapshot()
+    assert (len(snapshot.services), snapshot.problems) == (1, ())
+
+
 def test_an_empty_folder_deletes_nothing(folder: Path) -> None:
     cluster = ManifestCluster.open(folder)
     before = cluster.snapshot()

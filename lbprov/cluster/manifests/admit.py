@@ -191,16 +191,28 @@ def _remove_gone(
         for key, entry in entries(values, kind)
         if (kind, key) not in chosen and not content.may_hold(entry["source"]) and not is_deleting(entry)
     ]
-    services = sum(kind == "Service" for kind, _, _ in gone)
-    total = sum(not is_deleting(entry) for _, entry in entries(values, "Service"))
-    sound = any(c.object is not None for c in content.candidates)
-    refusal = mass_deletion(services, total, sound=sound)
-    if refusal and not terms.force:
-        # Nodes and Pods of a folder half copied are no more gone than its Services.
-        admission.problems.append(Problem(folder.where(""), "", "", refusal))
+    refusals = () if terms.force else _refusals([kind for kind, _, _ in gone], content, values)
+    if refusals:
+        # What else a folder half copied lacks is no more gone than its Services or its Nodes.
+        admission.problems += [Problem(folder.where(""), "", "", refusal) for refusal in refusals]
         return
     for kind, key, entry in gone:
         admission.changes |= removal(kind, key, entry, terms.now)
+
+
+def _refusals(gone: list[str], content: FolderContent, values: Values) -> tuple[str, ...]:
+    """Why the objects of the kinds `gone` are not deleted. Without its Nodes, every load balancer would lose
+    all of its targets; where there is no Service, there is nothing to lose."""
+    services = sum(not is_deleting(entry) for _, entry in entries(values, "Service"))
+    if not services:
+        return ()
+    nodes = sum(1 for _ in entries(values, "Node"))
+    said = {c.kind for c in content.candidates if c.object is not None}
+    found = (
+        mass_deletion(gone.count("Service"), services, sound=bool(said)),
+        mass_deletion(gone.count("Node"), nodes, sound="Node" in said, what="Nodes"),
+    )
+    return tuple(refusal for refusal in found if refusal)
 
 
 def removal(kind: str, key: ObjectKey, entry: Entry, now: str) -> dict[str, Any]:
