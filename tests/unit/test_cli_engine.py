@@ -360,6 +360,35 @@ def test_state_elsewhere_and_the_clusters_name(desk: Desk, tmp_path: Path) -> No
     assert "--cluster-name" in refused.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        pytest.param("state.json", b"{", id="damaged"),
+        pytest.param("state.json", b"", id="empty"),
+        pytest.param("state.json.journal", b"garbage\n", id="damaged-journal"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["plan", "reconcile"])
+def test_a_damaged_state_is_a_failure_not_wrong_usage(
+    desk: Desk, tmp_path: Path, verb: str, name: str, content: bytes
+) -> None:
+    desk.put("web")
+    state = tmp_path / "state.json"
+    desk.json("reconcile", "--state", str(state))
+    (tmp_path / name).write_bytes(content)
+    result = desk.run(verb, "--state", str(state))
+    assert result.exit_code == 1
+    assert f"--state file {tmp_path / name}" in result.stderr
+    assert "to start over" in result.stderr
+
+
+def test_a_state_in_no_folder_is_wrong_usage(desk: Desk, tmp_path: Path) -> None:
+    desk.put("web")
+    result = desk.run("reconcile", "--state", str(tmp_path / "missing" / "state.json"))
+    assert result.exit_code == 2
+    assert "--state: cannot write" in result.stderr
+
+
 def test_flags_by_environment(desk: Desk, tmp_path: Path) -> None:
     desk.put("web")
     environment = {

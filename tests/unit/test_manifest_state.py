@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -225,6 +226,36 @@ def test_read_only_writes_nothing_and_sees_its_own(path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot write .*--state FILE"):
         _set(_open(tmp_path / "missing" / "state.json"), a=1)
+
+
+@pytest.mark.parametrize(
+    ("code", "field"),
+    [
+        pytest.param(errno.EACCES, "", id="permissions"),
+        pytest.param(errno.EROFS, "", id="read-only"),
+        pytest.param(errno.EIO, "", id="broken-disk"),
+        pytest.param(errno.ENOENT, "--state", id="no-such-folder"),
+        pytest.param(errno.ENOTDIR, "--state", id="below-a-file"),
+    ],
+)
+def test_a_wrong_path_names_the_flag_a_file_that_fails_does_not(
+    path: Path, monkeypatch: pytest.MonkeyPatch, code: int, field: str
+) -> None:
+    state = _open(path)
+    _set(state, a=1)
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", fail)
+        with pytest.raises(UserError, match=r"cannot write .*state\.json.*--state FILE") as written:
+            _set(state, a=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", fail)
+        with pytest.raises(UserError, match=r"cannot read .*state\.json.*--state FILE") as read:
+            _open(path)
+    assert (written.value.field, read.value.field) == (field, field)
 
 
 def test_a_lock_that_is_held_is_waited_for_not_for_ever(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

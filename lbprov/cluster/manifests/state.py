@@ -15,6 +15,7 @@ recognised as done with. Everything else that does not read is damage, and is to
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -41,6 +42,7 @@ from lbprov.model import RetryLater, UserError
 MIN_JOURNAL_BYTES = 256 * 1024
 LOCK_TIMEOUT_S = 30.0
 _LOCK_POLL_S = 0.01
+_NO_SUCH_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
 EVENTS = "events/"
 """Keys that do not count for `revision`: an Event about a Service is no reason to look at it again."""
 
@@ -104,7 +106,7 @@ class StateFile:
                 self._write(changes, revision)
             except OSError as err:
                 self._stamp = None  # what is on disk is not known: read it again
-                raise self._unwritable(err) from err
+                raise _inaccessible("write", self.path, err) from err
         _apply(self.values, changes)
         self.revision = revision
 
@@ -136,12 +138,12 @@ class StateFile:
             base = decode_base(raw)
             if base.version > VERSION:
                 raise UserError(
-                    f"{self._name} was written by a newer lbprov (version {base.version}): use that one",
-                    field="--state",
+                    f"{self._name} was written by a newer lbprov (version {base.version}): use that one, "
+                    "or another --state FILE"
                 )
             values = base.checked_values()
         except OSError as err:
-            raise UserError(f"cannot read {self._name}: {err.strerror}", field="--state") from err
+            raise _inaccessible("read", self.path, err) from err
         except msgspec.DecodeError as err:
             raise self._damaged(self._name, str(err)) from err
         if self.cluster and base.cluster != self.cluster:
@@ -170,7 +172,7 @@ class StateFile:
         except FileNotFoundError:
             return
         except OSError as err:
-            raise UserError(f"cannot read {self._name}.journal: {err.strerror}", field="--state") from err
+            raise _inaccessible("read", self.journal_path, err) from err
         whole = tail[: tail.rfind(b"\n") + 1]
         changes: dict[str, Any] = {}
         revision = self.revision
@@ -235,7 +237,7 @@ class StateFile:
             try:
                 fd = os.open(self.journal_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             except OSError as err:
-                raise self._unwritable(err) from err
+                raise _inaccessible("write", self.path, err) from err
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if _same_file(fd, self.journal_path):
@@ -255,18 +257,19 @@ class StateFile:
     def _name(self) -> str:
         return printable(str(self.path))
 
-    def _unwritable(self, err: OSError) -> UserError:
-        return UserError(
-            f"cannot write {self._name}: {err.strerror}. --state FILE puts the state elsewhere",
-            field="--state",
-        )
-
     def _damaged(self, name: str, why: str) -> UserError:
         return UserError(
-            f"state file {name} is damaged ({why}). Put a copy back, or remove {self._name} to start over: "
-            "load balancers are found again by name, but automatic clusterIPs and nodePorts may change",
-            field="--state",
+            f"--state file {name} is damaged ({why}). Put a copy back, or remove {self._name} to start over: "
+            "load balancers are found again by name, but automatic clusterIPs and nodePorts may change"
         )
+
+
+def _inaccessible(verb: str, path: Path, err: OSError) -> UserError:
+    """The field is named where the path is wrong, as a flag's value; not where the file or the disk is."""
+    return UserError(
+        f"cannot {verb} {printable(str(path))}: {err.strerror}. --state FILE puts the state elsewhere",
+        field="--state" if err.errno in _NO_SUCH_PLACE else "",
+    )
 
 
 def _apply(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
@@ -283,7 +286,7 @@ def _stamp(path: Path) -> Stamp | None:
     except FileNotFoundError:
         return None
     except OSError as err:
-        raise UserError(f"cannot read {printable(str(path))}: {err.strerror}", field="--state") from err
+        raise _inaccessible("read", path, err) from err
     return (found.st_mtime_ns, found.st_size, found.st_ino)
 
 
