@@ -8,6 +8,7 @@ from typing import Any
 
 import botocore.session
 import pytest
+from botocore.client import ClientCreator
 
 import lbprov_aws
 from lbprov.api import (
@@ -31,10 +32,19 @@ CLUSTER = "lab"
 
 @pytest.fixture(scope="session", autouse=True)
 def sdk_loads_its_models_once() -> Iterator[None]:
-    """Every new provider has new clients, whose models are megabytes of JSON."""
+    """Every new provider has new clients. Their models are megabytes of JSON, and hundreds of methods."""
     loader = botocore.session.create_loader()
+    make_class = ClientCreator._create_client_class  # type: ignore[attr-defined]
+    classes: dict[str, Any] = {}
+
+    def client_class(creator: Any, service_name: str, service_model: Any) -> Any:
+        if service_name not in classes:
+            classes[service_name] = make_class(creator, service_name, service_model)
+        return classes[service_name]
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(botocore.session, "create_loader", lambda *_: loader)
+        patch.setattr(ClientCreator, "_create_client_class", client_class)
         yield
 
 
