@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from lbprov.cli import engine, options
+from lbprov.cli import options
+from lbprov.cli.signals import stopping
 from lbprov.model import LbprovError, UserError
 
 
@@ -174,7 +175,7 @@ def command(
         raise click.UsageError(str(error)) from error
     except (LbprovError, OSError) as error:
         raise click.ClickException(str(error)) from error
-    with engine.stopping() as stop:
+    with stopping() as stop:
         server.start()
         code = app.run(stop)
         server.stop()

@@ -8,6 +8,7 @@ import click
 
 from lbprov.cli import engine, options
 from lbprov.cli.output import print_plans
+from lbprov.cli.signals import stopping
 from lbprov.model import LbprovError
 
 
@@ -20,7 +21,7 @@ def command(choice: engine.Choice, output: str) -> None:
 
     Exit status, as of `kubectl diff`: 0 nothing would change, 1 something would, 2 or more an error."""
     try:
-        with engine.stopping() as stop, engine.opened_engine(choice, stop, dry_run=True) as opened:
+        with stopping() as stop, engine.opened_engine(choice, stop, dry_run=True) as opened:
             result = opened.pass_.run()
     except LbprovError as err:
         raise click.UsageError(str(err)) from err

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -159,26 +158,3 @@ def _opened_cluster(choice: Choice, dry_run: bool) -> Iterator[ManifestCluster |
         yield cluster
     finally:
         cluster.stop()  # tells the Events that are still queued
-
-
-@contextlib.contextmanager
-def stopping() -> Iterator[threading.Event]:
-    """Set by the first SIGTERM or SIGINT: what has begun is ended. The second one ends the process."""
-    stop = threading.Event()
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in numbers}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def ask(*_: object) -> None:
-        stop.set()
-        restore()
-
-    for number in numbers:
-        signal.signal(number, ask)
-    try:
-        yield stop
-    finally:
-        restore()

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import signal
 import socket
 import sys
-import threading
 from pathlib import Path
 
 import click
 
 from lbprov.cli import options
+from lbprov.cli.signals import stopping
 from lbprov.model import LbprovError, UserError
 
 
@@ -31,9 +30,6 @@ def _follow_until_signal(
         nodeport_addresses=canonical_cidrs(str(settings["nodeport_addresses"]), "--nodeport-addresses"),
     )
     node_name = str(settings["node_name"] or socket.gethostname())
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     cluster = ManifestCluster.open(
         directory, state_file=state, cluster_name=cluster_name, force=bool(settings["force"])
     )
@@ -43,7 +39,8 @@ def _follow_until_signal(
             if not agent.run_once():
                 sys.exit(1)
         else:
-            agent.run(stop)
+            with stopping() as stop:
+                agent.run(stop)
 
 
 @click.group(invoke_without_command=True)

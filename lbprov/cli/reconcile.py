@@ -23,6 +23,7 @@ from lbprov.cli.output import (
     write_data,
     write_table,
 )
+from lbprov.cli.signals import stopping
 
 if TYPE_CHECKING:
     from lbprov.api import CallCount
@@ -64,7 +65,7 @@ def command(
         raise click.UsageError("--dry-run and --watch exclude each other")
     if watch and choice.folder is None:
         raise click.UsageError("--watch follows a folder (-f); a cluster is followed by `lbprov controller`")
-    with engine.stopping() as stop:
+    with stopping() as stop:
         if watch:
             _watch(choice, stop, drift_s, output)
             return
