@@ -88,7 +88,6 @@ def test_endpoints(api: Api, tmp_path: Path) -> None:
         return _lines(decode.endpoint_slice(s) for s in api.list("EndpointSlice.discovery.k8s.io"))
 
     with contextlib.suppress(TimeoutError):
-        # The controller may still be backing off from an outage that another test made (a minute at most).
         eventually(lambda: theirs() == ours, timeout_s=75)
     assert sorted(ours - theirs()) == []
     assert sorted(theirs() - ours) == []

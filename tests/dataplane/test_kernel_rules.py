@@ -294,7 +294,7 @@ def test_signals_end_it_cleanly(
     agent = start_agent(node, folder.path)
     agent.await_applied(folder.cluster.snapshot().version)
     agent.process.send_signal(number)
-    assert agent.process.wait(timeout=5) == 0
+    assert agent.process.wait(timeout=30) == 0
 
 
 # ── what cannot work ──

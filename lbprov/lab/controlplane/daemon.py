@@ -45,6 +45,8 @@ class Daemon:
         self._log = log
         self._guard = guard
         self._process: subprocess.Popen[bytes] | None = None
+        self.disturbances = 0
+        """How often it was stopped, killed or frozen."""
 
     @property
     def name(self) -> str:
@@ -103,4 +105,5 @@ class Daemon:
     def _send(self, sig: signal.Signals) -> None:
         if self.pid:
             assert self._process is not None
+            self.disturbances += sig is not signal.SIGCONT
             self._process.send_signal(sig)
