@@ -18,7 +18,7 @@ from lbprov.lab import Host, Lab, LabProcess, NodeHost
 from lbprov.model import Ingress, IPMode, ObjectKey
 
 CLUSTER_CIDRS = "10.244.0.0/16,fd00:10:244::/48"
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 Manifest = dict[str, Any]
 
@@ -60,7 +60,7 @@ class NodeAgent:
     def end(self) -> int:
         """As systemd or kubelet would; returns the exit code."""
         self.process.terminate()
-        code = self.process.wait(timeout=10)
+        code = self.process.wait(timeout=60)
         self._listener.join()
         return code
 

@@ -107,7 +107,7 @@ def test_a_signal_ends_it_and_takes_everything_away(
         assert len(_started_in(tmp_path)) > 10
         demo.send_signal(sig)
         said = demo.stdout.read()
-        assert (demo.wait(timeout=15), demo.stderr.read()) == (code, ""), said
+        assert (demo.wait(timeout=60), demo.stderr.read()) == (code, ""), said
     _assert_nothing_left(tmp_path)
 
 
@@ -121,7 +121,7 @@ def test_a_second_ctrl_c_does_not_keep_it_from_clearing_up(
         for _ in range(20):
             demo.send_signal(signal.SIGINT)
             time.sleep(0.01)
-        assert demo.wait(timeout=15) == 130
+        assert demo.wait(timeout=60) == 130
     _assert_nothing_left(tmp_path)
 
 

@@ -75,14 +75,14 @@ def test_everything_is_gone_when_the_owner_is_killed(sig: signal.Signals, exit_c
     with owner:
         assert len(_in_namespace(inode)) >= 6
         owner.send_signal(sig)
-        assert owner.wait(timeout=10) == exit_code
+        assert owner.wait(timeout=60) == exit_code
     _wait_until_gone(inode)
 
 
 def test_everything_is_gone_when_the_lab_closes() -> None:
     owner, inode = _start_owner(0)
     with owner:
-        assert owner.wait(timeout=10) == 0
+        assert owner.wait(timeout=60) == 0
     assert _in_namespace(inode) == []
 
 

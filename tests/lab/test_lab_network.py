@@ -123,7 +123,7 @@ def test_a_server_told_to_end_refuses_new_requests_and_a_loop_notices(lab: Lab) 
     while not isinstance(lab.nodes[1].http_get(pod.ipv4, 80), Reply):
         pass
     server.terminate()
-    assert server.wait(timeout=5) == 0
+    assert server.wait(timeout=60) == 0
     assert isinstance(lab.nodes[1].http_get(pod.ipv4, 80), Refused)
     counted = asking.stop()
     assert counted.by_hostname.get("short-lived", 0) + len(counted.failures) == counted.made
@@ -173,7 +173,7 @@ def test_a_signal_reaches_the_program_and_not_what_stands_before_it(lab: Lab) ->
     assert process.stdout.readline() == "up\n"
     process.terminate()
     assert process.stdout.readline() == "told\n"
-    assert process.wait(timeout=5) == 7
+    assert process.wait(timeout=60) == 7
 
 
 def test_every_host_has_a_lock_file_folder_of_its_own(lab: Lab) -> None:

@@ -46,7 +46,7 @@ def service(name: str, **fields: object) -> Service:
     return replace(base, **fields)  # type: ignore[arg-type]
 
 
-def eventually(check: Callable[[], object], timeout_s: float = 10.0) -> None:
+def eventually(check: Callable[[], object], timeout_s: float = 60.0) -> None:
     deadline_s = time.monotonic() + timeout_s
     while not check():
         assert time.monotonic() < deadline_s, "it never came to that"
@@ -519,13 +519,13 @@ def test_a_clean_end_drains_and_gives_the_lease_up(rigs: list[Rig]) -> None:
     rig.start()
     elector.elect()
     rig.cluster.put(service("web"))
-    assert held.wait(10)
+    assert held.wait(60)
     rig.stop.set()
     time.sleep(0.3)
     rig.cluster.put(service("too-late"))
     assert not elector.released, "the turn under way still writes"
     release.set()
-    rig.thread.join(10)
+    rig.thread.join(60)
     assert (rig.code, elector.released, rig.ready("web")) == (0, True, True)
     assert rig.kinds("too-late") == []
     assert rig.cluster.stopped
@@ -546,9 +546,9 @@ def test_what_hangs_beyond_the_grace_keeps_the_lease_until_it_runs_out(rigs: lis
     rig.start()
     elector.elect()
     rig.cluster.put(service("web"))
-    assert held.wait(10)
+    assert held.wait(60)
     rig.stop.set()
-    rig.thread.join(10)
+    rig.thread.join(60)
     assert (rig.code, elector.released) == (1, False)
     release.set()
     time.sleep(0.2)
@@ -570,7 +570,7 @@ def test_a_leader_that_is_deposed_writes_nothing_more_and_ends(rigs: list[Rig]) 
     rig.start()
     elector.elect()
     rig.cluster.put(service("web"))
-    assert held.wait(10)
+    assert held.wait(60)
     elector.fence_s = 0.0  # the clock, not a message, ends it
     release.set()
     time.sleep(0.2)
@@ -578,7 +578,7 @@ def test_a_leader_that_is_deposed_writes_nothing_more_and_ends(rigs: list[Rig]) 
     statuses = [w for w in rig.cluster.memory.writes if w.startswith("record_status")]
     assert len(statuses) == 1, "the claim; no result"
     elector.depose(by="another")
-    rig.thread.join(10)
+    rig.thread.join(60)
     assert rig.code == 1
 
 

@@ -335,7 +335,7 @@ def test_a_killed_process_leaves_a_state_that_reads(tmp_path: Path) -> None:
             assert writer.is_alive()
         assert writer.pid is not None
         os.kill(writer.pid, signal.SIGKILL)
-        writer.join(10)
+        writer.join(60)
         after = ManifestCluster.open(tmp_path).snapshot().services
         assert [(s.uid, s.cluster_ips, s.ports) for s in after] == [
             (s.uid, s.cluster_ips, s.ports) for s in before

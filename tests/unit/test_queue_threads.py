@@ -21,7 +21,7 @@ def test_close_wakes_everybody_and_lets_turns_end() -> None:
     threads = [_take_in_thread(queue, taken) for _ in range(3)]
     queue.close()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert taken == [None, None, None]
     queue.done("a", Settled())
     queue.add("b", Lane.CHANGED)
@@ -42,7 +42,7 @@ def test_a_sleeper_wakes_for_the_second_wait_too() -> None:
     queue.done("sooner", Later(0.05))
     queue.done("soon", Later(0.1))
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     queue.close()
     assert sorted(taken, key=str) == ["soon", "sooner"]
 
@@ -81,6 +81,6 @@ def test_many_threads_never_hold_one_key_at_once_and_lose_nothing() -> None:
         time.sleep(0.01)
     queue.close()
     for worker in workers:
-        worker.join(10)
+        worker.join(60)
     assert broken == []
     assert last_seen == newest
