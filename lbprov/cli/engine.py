@@ -100,10 +100,15 @@ class Engine:
 
 @contextlib.contextmanager
 def opened_engine(
-    choice: Choice, stop: threading.Event, *, dry_run: bool = False, wait_s: float = 0.0
+    choice: Choice,
+    stop: threading.Event,
+    *,
+    dry_run: bool = False,
+    reads_cluster_only: bool = False,
+    wait_s: float = 0.0,
 ) -> Iterator[Engine]:
-    """`dry_run`: the provider is opened so that it refuses to write, and so is a folder. Raises
-    `UserError`."""
+    """`dry_run`: the provider is opened so that it refuses to write, and so is a folder;
+    `reads_cluster_only`: the folder alone. Raises `UserError`."""
     from lbprov import plugins
     from lbprov.api import ProviderContext
     from lbprov.controller.clock import MonotonicClock
@@ -115,7 +120,7 @@ def opened_engine(
     own_classless = choice.own_classless
     if own_classless is None:
         own_classless = choice.folder is not None
-    with _opened_cluster(choice, dry_run) as cluster:
+    with _opened_cluster(choice, dry_run or reads_cluster_only) as cluster:
         provider = plugins.build(spec, ProviderContext(cluster.name, settings, time.monotonic, dry_run))
         reconciler = Reconciler(cluster, provider, spec, own_classless=own_classless, dry_run=dry_run)
         pass_ = Pass(

@@ -34,7 +34,7 @@ def write_data(data: Any, output: str, *, one_line: bool = False) -> None:
 def write_table(head: Sequence[str], rows: Iterable[Sequence[str]], stream: TextIO | None = None) -> None:
     """Aligned columns."""
     stream = stream or sys.stdout
-    rows = [[_one_line(cell) for cell in row] for row in rows]
+    rows = [[one_line(cell) for cell in row] for row in rows]
     if stream.isatty():
         _write_rich_table(head, rows, stream)
         return
@@ -65,7 +65,7 @@ def _write_rich_table(head: Sequence[str], rows: Sequence[Sequence[str]], stream
 _STYLES = {"created": "green", "updated": "green", "deleted": "yellow", "pending": "yellow", "failed": "red"}
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """What comes from others may hold line ends and control characters."""
     return "".join(c if c.isprintable() else " " for c in text)
 
@@ -132,7 +132,7 @@ def _plural(count: int, noun: str) -> str:
 def tell_problems(problems: Iterable[Problem]) -> None:
     """On stderr, `FILE:LINE: OBJECT: FIELD: MESSAGE` each."""
     for problem in problems:
-        click.echo(_one_line(("" if problem.fatal else "warning: ") + str(problem)), err=True)
+        click.echo(one_line(("" if problem.fatal else "warning: ") + str(problem)), err=True)
 
 
 def tell_unsettled(outcomes: Iterable[Outcome]) -> None:
@@ -140,7 +140,7 @@ def tell_unsettled(outcomes: Iterable[Outcome]) -> None:
     for outcome in outcomes:
         if outcome.message:
             line = f"Service {outcome.key}: {outcome.result.value}: {outcome.message}"
-            click.echo(_one_line(line), err=True)
+            click.echo(one_line(line), err=True)
 
 
 def tell_orphans(result: PassResult) -> None:
@@ -148,8 +148,8 @@ def tell_orphans(result: PassResult) -> None:
         shown = ", ".join(f"{o.service} (uid {o.uid})" for o in result.orphans[:5])
         more = f" and {len(result.orphans) - 5} more" if len(result.orphans) > 5 else ""
         click.echo(
-            f"warning: left alone, as no Service stands for them: resources of {shown}{more}. To have them "
-            "removed, make a Service of that name again, reconcile, and delete it",
+            f"warning: left alone, as no Service stands for them: resources of {shown}{more}. `lbprov gc`, "
+            "with the same flags, lists them, and deletes them with --delete",
             err=True,
         )
 

@@ -16,6 +16,7 @@ from lbprov.controller.reconcile import Reconciler, is_being_deleted, result_of
 from lbprov.controller.schedule import Schedule
 from lbprov.logic.brakes import mass_deletion
 from lbprov.logic.nodes import targets_of
+from lbprov.logic.orphans import why_orphaned
 from lbprov.logic.selection import Decision
 from lbprov.model import ObjectKey, Outcome, Result, Service
 
@@ -151,13 +152,9 @@ class Pass:
     def _orphans(self, snapshot: Snapshot, held: Mapping[ObjectKey, list[Owner]]) -> tuple[Owner, ...]:
         """Nothing is done about them here: why a Service is missing is not ours to guess."""
         services = {s.key: s for s in snapshot.services}
-        orphans = []
+        orphans: list[Owner] = []
         for key, owners in held.items():
-            service = services.get(key)
-            if service is None:
-                orphans += owners
-            elif self.engine.decide(service) is Decision.LEAVE:
-                orphans += [o for o in owners if o.uid != service.uid]
+            orphans += [o for o in owners if why_orphaned(o, services.get(key), self.engine.claimant)]
         if orphans:
             shown = ", ".join(str(o) for o in orphans[:5])
             _log.warning("resources of Services that are no more", extra={"n": len(orphans), "whose": shown})

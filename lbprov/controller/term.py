@@ -25,6 +25,7 @@ from lbprov.controller.reconcile import Reconciler
 from lbprov.controller.turn import State, Turn
 from lbprov.controller.workers import Workers
 from lbprov.logic.brakes import mass_deletion
+from lbprov.logic.orphans import why_orphaned
 from lbprov.logic.selection import FINALIZER, Decision
 from lbprov.model import ObjectKey, Owner, Service
 from lbprov.observe.health import Pulse
@@ -227,9 +228,7 @@ class Term:
     def _is_nobodys(self, owner: Owner) -> bool:
         """No Service stands for it. (One of ours that has taken the name cleans up what was there before.)"""
         service = self._cluster.services.get(owner.service)
-        if service is None:
-            return True
-        return service.uid != owner.uid and self._reconciler.decide(service) is Decision.LEAVE
+        return bool(why_orphaned(owner, service, self._reconciler.claimant))
 
     # -- the listing of the world
 
@@ -267,14 +266,16 @@ class Term:
         orphans = set()
         for owner in self._holdings.owners():
             service = self._cluster.services.get(owner.service)
-            if service is None or self._is_nobodys(owner):
+            if service is None or why_orphaned(owner, service, self._reconciler.claimant):
                 orphans.add(owner)
             elif service.uid != owner.uid or self._reconciler.decide(service, owns=True) is Decision.CLEAN_UP:
                 self._add(owner.service, Lane.CHANGED)
         if orphans - self._orphans:
             names = sorted(str(owner.service) for owner in orphans)
             log.warning(
-                "the world holds load balancers of Services that do not exist: they are left alone",
+                "the world holds load balancers of Services that do not exist: they are left alone; "
+                f"`lbprov gc --provider {self._reconciler.claimant.provider} "
+                f"--cluster-name {self._cluster.name}` lists them, and deletes them with --delete",
                 extra={"count": len(names), "services": ", ".join(names[:TOLD_AT_ONCE])},
             )
         self._orphans = frozenset(orphans)

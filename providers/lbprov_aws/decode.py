@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from lbprov_aws.resources import (
@@ -53,7 +54,12 @@ def load_balancer(answer: Answer, tags_: Tags = ()) -> LoadBalancerRecord:
         zones=tuple(sorted(zones, key=lambda z: z.zone)),
         security_groups=tuple(answer.get("SecurityGroups", ())),
         tags=tags_,
+        created_at=_moment(answer.get("CreatedTime")),
     )
+
+
+def _moment(time: datetime | None) -> str:
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if time else ""
 
 
 def _addresses(zone: Answer) -> list[Answer]:

@@ -231,7 +231,9 @@ def _superfluous(observed: Observed) -> list[Step]:
 
 def _delete_load_balancer(observed: Observed, lb: LoadBalancerRecord, why: str) -> Step:
     body = writes.DeleteLoadBalancer(observed.owner, lb.arn)
-    return Step(Action.DELETE, "load balancer", lb.arn, why, lb.name, body=body, disruptive=True)
+    return Step(
+        Action.DELETE, "load balancer", lb.arn, why, lb.name, body=body, disruptive=True, since=lb.created_at
+    )
 
 
 def _delete_security_group(observed: Observed, group: SecurityGroupRecord, why: str) -> Step:

@@ -97,7 +97,8 @@ class ListenerRecord:
 
 @dataclass(frozen=True, slots=True)
 class LoadBalancerRecord:
-    """`listeners` None: not read. `cross_zone` None: not read (matters where there is one zone only)."""
+    """`listeners` None: not read. `cross_zone` None: not read (matters where there is one zone only).
+    `created_at`: RFC 3339."""
 
     arn: str
     name: str
@@ -111,6 +112,7 @@ class LoadBalancerRecord:
     tags: Tags = ()
     listeners: tuple[ListenerRecord, ...] | None = None
     cross_zone: bool | None = None
+    created_at: str = ""
 
     @property
     def key(self) -> str:

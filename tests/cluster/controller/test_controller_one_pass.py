@@ -91,3 +91,20 @@ def test_watching_a_cluster_is_the_controllers(verb: Verb) -> None:
     done = verb("reconcile", "--watch")
     assert done.returncode == 2
     assert "lbprov controller" in done.stderr
+
+
+def test_gc_takes_away_what_no_service_wants(api: Api, world: MemoryWorld, verb: Verb) -> None:
+    """One Service is forced out of the cluster, without its finalizer; the other one is served on."""
+    for name in ("web", "gone"):
+        api.create(service(name, loadBalancerClass="lbprov.io/memory"))
+    assert verb("reconcile").returncode == 0
+    api.patch("Service", "gone", {"metadata": {"finalizers": []}})
+    api.delete("Service", "gone")
+    eventually(lambda: not [s for s in api.list("Service") if s["metadata"]["name"] == "gone"])
+    told = json.loads(verb("gc", "-o", "json").stdout)["orphans"]
+    assert [(o["name"], o["fate"]) for o in told] == [("gone", "kept")]
+    assert {r.owner.service.name for r in world.resources.values()} == {"web", "gone"}
+    done = verb("gc", "--delete", "-o", "json")
+    assert done.returncode == 0, done.stderr
+    assert [(o["name"], o["fate"]) for o in json.loads(done.stdout)["orphans"]] == [("gone", "deleted")]
+    assert {r.owner.service.name for r in world.resources.values()} == {"web"}
