@@ -10,6 +10,7 @@ import click
 
 from lbprov.cli import engine, options
 from lbprov.cli.output import calls_data, one_line, tell_problems, write_data, write_table
+from lbprov.cli.signals import stopping
 from lbprov.model import LbprovError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def command(choice: engine.Choice, delete: bool, wait_s: float, output: str) -> 
     from lbprov.controller.sweep import Sweep
 
     with (
-        engine.stopping() as stop,
+        stopping() as stop,
         engine.opened_engine(choice, stop, dry_run=not delete, reads_cluster_only=True) as opened,
     ):
         pass_ = opened.pass_
