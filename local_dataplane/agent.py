@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from lbprov.cluster import Snapshot
-from lbprov.model import IPFamily, LbprovError, UserError
+from lbprov.cluster import Problem
+from lbprov.model import IPFamily, L4Protocol, LbprovError, RetryLater, UserError
 from local_dataplane.config import NodeFacts
 from local_dataplane.flow_keeper import FlowKeeper
 from local_dataplane.kernel.seam import Busy
 from local_dataplane.kernel.sysctl import Sysctls, prepare
+from local_dataplane.observer import Applied, Observer
+from local_dataplane.pace import Pace
 from local_dataplane.program import FamilyProgram, Written
+from local_dataplane.source import Changes, Source
 from local_dataplane.table import Frontend, PortKey, ServiceState, TableBuilder
 
 log = logging.getLogger("local_dataplane")
@@ -32,14 +34,12 @@ _MANY_DEAD_CHAINS = 500
 _REST = 10  # times as long as a comparison took, until the next
 
 
-class Source(typing.Protocol):
-    """Where the cluster is read: a folder of manifests."""
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Why a Service port is not forwarded, and since when (wall clock, seconds)."""
 
-    def snapshot(self) -> Snapshot: ...
-
-    def fingerprint(self) -> str: ...
-
-    def wait_for_change(self, fingerprint: str, timeout_s: float, stop: threading.Event) -> bool: ...
+    reason: str
+    since_s: float
 
 
 @dataclass(slots=True)
@@ -56,10 +56,15 @@ class Agent:
     sysctls: Sysctls
     take_over: Callable[[], None] = lambda: None
     """Called once after the first success: an earlier run's rules in the other backend may go."""
+    observer: Observer = field(default_factory=Observer)
+    pace: Pace = field(default_factory=lambda: Pace(0.0))
+    thorough_s: float = THOROUGH_S
     now_s: Callable[[], float] = time.monotonic
-    _builder: TableBuilder = field(default_factory=TableBuilder)
+    left_out: dict[PortKey, LeftOut] = field(default_factory=dict)
+    builder: TableBuilder = field(default_factory=TableBuilder)
     _node: NodeFacts | None = None
     _waiting: dict[PortKey, ServiceState | None] = field(default_factory=dict)  # decided, not yet written
+    _learned_s: float | None = None  # when the oldest of it came in
     _told: set[str] = field(default_factory=set)
     _took_over: bool = False
     _last_s: dict[str, float] = field(default_factory=dict)
@@ -70,10 +75,10 @@ class Agent:
         changed = True
         while not stop.is_set():
             try:
-                fingerprint = self.source.fingerprint()
                 if changed or failures:
-                    self.apply(self.source.snapshot())
-                self._tend(idle=not changed)
+                    self._follow()
+                if self._took_over:
+                    self._tend(idle=not changed)
             except LbprovError as error:
                 if not self._took_over and isinstance(error, UserError):
                     raise  # the first look shows that it cannot work at all
@@ -84,85 +89,146 @@ class Agent:
                 stop.wait(pause_s)
             else:
                 failures = 0
-                changed = self.source.wait_for_change(fingerprint, CHECK_S, stop)
+                changed = self.source.wait(CHECK_S, stop)
+                if changed and (pause_s := self.pace.pause_s(self.now_s())):
+                    stop.wait(pause_s)
 
     def run_once(self) -> bool:
         """Apply the cluster as it is and tidy up. False where anything was left out."""
+        problems: tuple[Problem, ...] = ()
         while True:
             try:
-                snapshot = self.source.snapshot()
-                refused = self.apply(snapshot)
+                changes = self.source.take()
+                if changes is None:
+                    raise RetryLater("the cluster is not known yet", after_s=_BACKOFF_S[0])
+                problems = changes.problems or problems
+                self.apply(changes)
                 for program in self.programs.values():
                     program.sweep()
             except Busy as busy:
                 log.info("not applied, trying again", extra={"reason": str(busy)})
                 time.sleep(_BACKOFF_S[0])
             else:
-                return not refused and not any(problem.fatal for problem in snapshot.problems)
+                return not self.left_out and not any(problem.fatal for problem in problems)
 
-    def apply(self, snapshot: Snapshot) -> dict[PortKey, str]:
-        """Make the kernel forward as the snapshot says; returns what the kernel refused, and why."""
+    def _follow(self) -> None:
+        try:
+            changes = self.source.take()
+        except LbprovError as error:
+            self.observer.failed(None, str(error))
+            raise
+        if changes is not None:
+            self.apply(changes)
+
+    def apply(self, changes: Changes) -> None:
+        """Make the kernel forward as the cluster says. What could not be written is kept for the next call,
+        whatever that brings."""
         begun_s = self.now_s()
-        for problem in snapshot.problems:
+        for problem in changes.problems:
             self._tell(str(problem))
-        node = self._facts(snapshot)
-        changes = self._builder.update(snapshot.services, snapshot.endpoint_slices, node)
-        self._waiting |= changes
+        node = self._facts(changes)
+        self._waiting |= self._decide(changes, node)
+        self._learned_s = self._learned_s if self._learned_s is not None else changes.learned_s
         for program in self.programs.values():
             program.ruleset.set_node(node)
         self._warn_of_missing_families()
         self._prepare_kernel()
         written = self._write()
+        self._learned_s = None
         if not self._took_over:
             self.take_over()
             self._took_over = True
         self._warn_of_conflicts()
+        ended_s = self.now_s()
+        self.pace.wrote(begun_s, ended_s)
         log.info(
             "applied",
             extra={
                 "node": self.node_name,
-                "services": self._builder.service_count,
+                "services": self.builder.service_count,
                 "rules": written.rules,
-                "duration_ms": round((self.now_s() - begun_s) * 1000, 1),
-                "version": snapshot.version,
-                **({"left_out": len(written.refused)} if written.refused else {}),
+                "duration_ms": round((ended_s - begun_s) * 1000, 1),
+                "version": changes.version,
+                **({"left_out": len(self.left_out)} if self.left_out else {}),
             },
         )
-        return written.refused
+
+    def _decide(self, changes: Changes, node: NodeFacts) -> dict[PortKey, ServiceState | None]:
+        decided = self.builder.set_node(node)
+        for key, backing in changes.services.items():
+            try:
+                if backing is None:
+                    decided |= self.builder.remove_service(key)
+                else:
+                    decided |= self.builder.set_service(backing.service, backing.slices, node)
+            except Exception:  # one object must not stop the others
+                log.exception("a bug: this change of a Service is left out", extra={"service": str(key)})
+        if changes.complete:
+            for key in self.builder.known():
+                if key not in changes.services:
+                    decided |= self.builder.remove_service(key)
+        return decided
 
     def _write(self) -> Written:
         """What is waiting, family by family; the trouble of one does not stop the other."""
         written, trouble = Written(), None
         for family, program in self.programs.items():
+            begun_s = self.now_s()
             own = {key: state for key, state in self._waiting.items() if key.family is family}
             try:
-                written += program.apply(own)
+                done = program.apply(own)
             except LbprovError as error:
                 trouble = error
+                self.observer.failed(family, str(error))
                 continue
             for key in own:
                 del self._waiting[key]
-            self.flows.judge(program)
+            ended_s = self.now_s()
+            self._note(program, done)
+            waited_s = None if self._learned_s is None else ended_s - self._learned_s
+            self.observer.applied(Applied(family, ended_s - begun_s, done.rules, done.restores, waited_s))
+            if not self._took_over or any(key.protocol is L4Protocol.UDP for key in own):
+                self._judge(program)
+            written += done
         if trouble:
             raise trouble
         return written
 
+    def _judge(self, program: FamilyProgram) -> None:
+        if ended := self.flows.judge(program):
+            self.observer.flows_ended(ended)
+
+    def _note(self, program: FamilyProgram, written: Written | None) -> None:
+        """Keep `left_out` true to what the program says."""
+        for key, reason in (written.refused if written else {}).items():
+            if key in program.left_out and key not in self.left_out:
+                self.observer.refused(key, reason)
+                self.left_out[key] = LeftOut(reason, time.time())
+        family = program.iptables.family
+        for key in [k for k in self.left_out if k.family is family and k not in program.left_out]:
+            del self.left_out[key]
+            self.observer.accepted(key)
+
     def _tend(self, *, idle: bool) -> None:
         """What is due between two changes."""
-        thoroughly = self._is_due("thorough", THOROUGH_S)
+        thoroughly = self._is_due("thorough", self.thorough_s)
         retry = self._is_due("left out", RETRY_LEFT_OUT_S)
         for family, program in self.programs.items():
             begun_s = self.now_s()
             if thoroughly or begun_s >= self._rested_s.get(family, begun_s):
                 repaired = program.check(thoroughly=thoroughly)
+                if repaired:
+                    self.observer.repaired(family)
+                    self._note(program, repaired)
                 # Where others change their rules all the time, comparing ours must not take a whole core.
                 pause_s = 0.0 if repaired else _REST * (self.now_s() - begun_s)
                 self._rested_s[family] = self.now_s() + pause_s
-            if retry:
-                program.retry_left_out()
+            if retry and program.left_out:
+                self._note(program, program.retry_left_out())
             if idle or program.dead_chains > _MANY_DEAD_CHAINS:
                 program.sweep()
-            self.flows.judge(program)
+            if idle:
+                self._judge(program)
 
     def _is_due(self, what: str, every_s: float) -> bool:
         """Whether `every_s` has passed since this was last true (or first asked)."""
@@ -172,12 +238,18 @@ class Agent:
         self._last_s[what] = now_s
         return True
 
-    def _facts(self, snapshot: Snapshot) -> NodeFacts:
-        node = next((n for n in snapshot.nodes if n.name == self.node_name), None)
+    def _facts(self, changes: Changes) -> NodeFacts:
+        node = next((n for n in changes.nodes if n.name == self.node_name), None)
         if node is not None:
             self._node = NodeFacts.of(node)
+        elif self._node is None and self.source.waits_for_node:
+            self._tell(
+                f"the cluster has no Node named {self.node_name!r} yet: Services are forwarded, but without "
+                "its zone and addresses; check --node-name if it stays so"
+            )
+            return NodeFacts(self.node_name)
         elif self._node is None:
-            known = ", ".join(n.name for n in snapshot.nodes) or "none"
+            known = ", ".join(n.name for n in changes.nodes) or "none"
             raise UserError(
                 f"the cluster has no Node named {self.node_name!r} (there are: {known}); add its manifest, "
                 "or name another one",

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterable, Mapping
 
 from lbprov.model import IPFamily, LbprovError, UserError
-from local_dataplane.agent import Agent, Source
+from local_dataplane.agent import Agent
 from local_dataplane.config import NodeConfig, NodeFacts
 from local_dataplane.flow_keeper import FlowKeeper
 from local_dataplane.iptables.fixed import Table
@@ -22,6 +22,7 @@ from local_dataplane.kernel.seam import Backend, Iptables, Refused
 from local_dataplane.kernel.sysctl import BE_LIBERAL, KernelSysctls
 from local_dataplane.kernel.watch import RuleWatch
 from local_dataplane.program import FamilyProgram
+from local_dataplane.source import Source
 
 log = logging.getLogger("local_dataplane")
 

@@ -270,6 +270,25 @@ class TableBuilder:
         }
         return changed | dict.fromkeys(before)
 
+    def set_node(self, node: NodeFacts) -> dict[PortKey, ServiceState | None]:
+        """Decide everything again if the node is another than before."""
+        changed: dict[PortKey, ServiceState | None] = {}
+        if node != self._node:
+            self._node = node
+            inputs, self._inputs = self._inputs, {}
+            for service, slices in inputs.values():
+                changed |= self.set_service(service, slices, node)
+        return changed
+
+    def service(self, key: ObjectKey) -> Service | None:
+        """As it was last taken over."""
+        inputs = self._inputs.get(key)
+        return inputs[0] if inputs else None
+
+    def known(self) -> tuple[ObjectKey, ...]:
+        """All Services that were taken over, forwarded or not."""
+        return tuple(self._inputs)
+
     def remove_service(self, key: ObjectKey) -> Mapping[PortKey, ServiceState | None]:
         self._inputs.pop(key, None)
         states = self._states.pop(key, ())

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,28 +17,65 @@ from lbprov.cli import options
 from lbprov.cli.signals import stopping
 from lbprov.model import LbprovError, UserError
 
+if TYPE_CHECKING:
+    from local_dataplane.source import Source
 
-def _follow_until_signal(
-    directory: Path, state: Path | None, cluster_name: str | None, **settings: object
-) -> None:
-    from lbprov.cluster.manifests import ManifestCluster
+
+@dataclass(frozen=True, slots=True)
+class _Cluster:
+    """Where Services are read: a folder, or (None) an API server."""
+
+    folder: Path | None
+    state: Path | None
+    cluster_name: str | None
+    force: bool
+    kubeconfig: Path | None
+    context: str | None
+
+    @contextlib.contextmanager
+    def opened(self, node_name: str, *, once: bool) -> Iterator[Source]:
+        if self.folder is not None:
+            from lbprov.cluster.manifests import ManifestCluster
+            from local_dataplane.source import FolderSource
+
+            yield FolderSource(
+                ManifestCluster.open(
+                    self.folder, state_file=self.state, cluster_name=self.cluster_name, force=self.force
+                )
+            )
+            return
+        from local_dataplane.api_source import ApiSource
+
+        source = ApiSource.connect(self.kubeconfig, self.context, node_name)
+        if once:
+            source.read_once()
+            yield source
+            return
+        source.start()
+        try:
+            yield source
+        finally:
+            source.stop()
+
+
+def _follow_until_signal(cluster: _Cluster, **settings: Any) -> None:
     from local_dataplane.config import NodeConfig, canonical_cidrs
     from local_dataplane.kernel.instance import claim
+    from local_dataplane.pace import Pace
     from local_dataplane.start import open_agent
 
     config = NodeConfig(
-        cluster_cidrs=canonical_cidrs(str(settings["cluster_cidr"]), "--cluster-cidr"),
-        masquerade_all=bool(settings["masquerade_all"]),
-        masquerade_bit=int(str(settings["masquerade_bit"])),
-        refusal_bit=int(str(settings["refusal_bit"])),
-        nodeport_addresses=canonical_cidrs(str(settings["nodeport_addresses"]), "--nodeport-addresses"),
+        cluster_cidrs=canonical_cidrs(settings["cluster_cidr"], "--cluster-cidr"),
+        masquerade_all=settings["masquerade_all"],
+        masquerade_bit=settings["masquerade_bit"],
+        refusal_bit=settings["refusal_bit"],
+        nodeport_addresses=canonical_cidrs(settings["nodeport_addresses"], "--nodeport-addresses"),
     )
-    node_name = str(settings["node_name"] or socket.gethostname())
-    cluster = ManifestCluster.open(
-        directory, state_file=state, cluster_name=cluster_name, force=bool(settings["force"])
-    )
-    with claim():
-        agent = open_agent(cluster, node_name, config, str(settings["iptables_backend"]))
+    node_name = settings["node_name"] or socket.gethostname()
+    with claim(), cluster.opened(node_name, once=settings["once"]) as source:
+        agent = open_agent(source, node_name, config, settings["iptables_backend"])
+        agent.pace = Pace(settings["min_sync_period"])
+        agent.thorough_s = settings["sync_period"]
         if settings["once"]:
             if not agent.run_once():
                 sys.exit(1)
@@ -50,10 +91,12 @@ def _follow_until_signal(
     "folder",
     metavar="DIR",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="The folder of manifests that is the cluster.",
+    help="The folder of manifests that is the cluster; without it, the kubeconfig's cluster.",
 )
 @options.state
 @options.cluster_name
+@options.kubeconfig
+@options.context
 @options.option("--node-name", metavar="NAME", help="Which Node this machine is; by default its hostname.")
 @options.option(
     "--cluster-cidr",
@@ -62,7 +105,24 @@ def _follow_until_signal(
     help="Where Pods' addresses come from, one CIDR per family. Clients of a clusterIP from elsewhere are "
     "masqueraded; without it nobody is.",
 )
-@options.option("--once", is_flag=True, help="Apply the folder as it is, and end.")
+@options.option("--once", is_flag=True, help="Apply the cluster as it is, and end.")
+@options.option(
+    "--min-sync-period",
+    type=click.FloatRange(0),
+    metavar="SECONDS",
+    default=0.05,
+    show_default=True,
+    help="Two writes begin at least so far apart: what changes meanwhile is gathered. The first change after "
+    "a quiet time is written at once.",
+)
+@options.option(
+    "--sync-period",
+    type=click.FloatRange(1),
+    metavar="SECONDS",
+    default=120,
+    show_default=True,
+    help="How often all rules are compared with the kernel's, although nobody is known to have changed any.",
+)
 @options.option(
     "--iptables-backend",
     type=click.Choice(["auto", "nft", "legacy"]),
@@ -100,6 +160,9 @@ def command(
     folder: Path | None,
     state: Path | None,
     cluster_name: str | None,
+    kubeconfig: Path | None,
+    context: str | None,
+    force: bool,
     **settings: object,
 ) -> None:
     """Program this node's Service forwarding and keep it true.
@@ -109,10 +172,11 @@ def command(
     """
     if ctx.invoked_subcommand is not None:
         return
-    if folder is None:
-        raise click.UsageError("Missing option '-f' / '--filename'.", ctx)
+    if folder is not None and (kubeconfig or context):
+        raise click.UsageError("-f is a cluster of its own: leave --kubeconfig and --context out", ctx)
+    cluster = _Cluster(folder, state, cluster_name, force, kubeconfig, context)
     try:
-        _follow_until_signal(folder, state, cluster_name, **settings)
+        _follow_until_signal(cluster, **settings)
     except UserError as error:
         if error.field.startswith("--") and error.field not in ("--node-name", "--iptables-backend"):
             raise click.UsageError(str(error), ctx) from error

@@ -35,6 +35,7 @@ from local_dataplane.kernel.seam import Backend, Busy
 from local_dataplane.kernel.sysctl import FakeSysctls, prepare
 from local_dataplane.kernel.watch import RuleWatch
 from local_dataplane.program import FamilyProgram
+from local_dataplane.source import Changes
 
 V4, V6 = IPFamily.IPV4, IPFamily.IPV6
 NODE = Node("node-1", addresses=(NodeAddress("InternalIP", "192.0.2.11"),))
@@ -68,17 +69,16 @@ class Script:
         self.now = self.left.pop(0)
         self.stop: threading.Event | None = None
 
-    def snapshot(self) -> Snapshot:
+    waits_for_node = False
+
+    def take(self) -> Changes:
         if isinstance(self.now, Exception):
             error, self.now = self.now, self.left.pop(0)
             raise error
         assert self.now is not None
-        return self.now
+        return Changes.everything(self.now)
 
-    def fingerprint(self) -> str:
-        return str(id(self.now))
-
-    def wait_for_change(self, fingerprint: str, timeout_s: float, stop: threading.Event) -> bool:
+    def wait(self, timeout_s: float, stop: threading.Event) -> bool:
         if not self.left:
             stop.set()
             return False
@@ -242,29 +242,29 @@ def test_what_was_left_out_is_tried_again_later(bench: Callable[..., Bench]) -> 
     b = bench(WEB, None, None, None)
     kernel, source = b.kernels[V4], b.agent.source
     kernel.refuse = {"10.244.1.2"}
-    wait = source.wait_for_change
+    wait = source.wait
 
-    def later(fingerprint: str, timeout_s: float, stop: threading.Event) -> bool:
+    def later(timeout_s: float, stop: threading.Event) -> bool:
         kernel.refuse = set()
         b.times_s[0] += 40
-        return wait(fingerprint, timeout_s, stop)
+        return wait(timeout_s, stop)
 
-    source.wait_for_change = later  # type: ignore[method-assign]
+    source.wait = later  # type: ignore[method-assign]
     b.run()
     assert any(c.startswith("LBP-SVC") for c in kernel.tables[Table.NAT])
 
 
 def test_harm_that_no_look_shows_is_found_in_time(bench: Callable[..., Bench]) -> None:
     b = bench(WEB, None, None, None, None)
-    kernel, source, wait = b.kernels[V4], b.agent.source, b.agent.source.wait_for_change
+    kernel, source, wait = b.kernels[V4], b.agent.source, b.agent.source.wait
 
-    def later(fingerprint: str, timeout_s: float, stop: threading.Event) -> bool:
+    def later(timeout_s: float, stop: threading.Event) -> bool:
         if b.times_s[0] == 0:
             kernel.tables[Table.NAT]["LBP-SERVICES"] = []  # and the generation stays as it was
         b.times_s[0] += 50
-        return wait(fingerprint, timeout_s, stop)
+        return wait(timeout_s, stop)
 
-    source.wait_for_change = later  # type: ignore[method-assign]
+    source.wait = later  # type: ignore[method-assign]
     b.run()
     assert kernel.tables[Table.NAT]["LBP-SERVICES"]
 

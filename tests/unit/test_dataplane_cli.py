@@ -13,7 +13,7 @@ from lbprov.cli.node import command
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        pytest.param([], "Missing option '-f'", id="no folder"),
+        pytest.param(["-f", ".", "--kubeconfig", "x"], "a cluster of its own", id="two clusters"),
         pytest.param(["-f", "/nowhere"], "does not exist", id="no such folder"),
         pytest.param(["-f", "."], "10.244.0.1/16 has host bits set", id="host bits"),
         pytest.param(["-f", ".", "--masquerade-bit", "15"], "must differ", id="one bit for both"),

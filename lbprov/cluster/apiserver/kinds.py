@@ -5,12 +5,12 @@ An object is taken apart only when its resourceVersion is news: `meta` first, th
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import msgspec
-from msgspec import Raw, Struct, field
+from msgspec import Raw, Struct
 
 from lbprov.cluster import wire
 from lbprov.cluster.wire import Meta
@@ -21,8 +21,8 @@ V = TypeVar("V")
 
 
 class ListMeta(Struct, gc=False):
-    resource_version: str = field(name="resourceVersion", default="")
-    continue_: str = field(name="continue", default="")
+    resource_version: str = msgspec.field(name="resourceVersion", default="")
+    continue_: str = msgspec.field(name="continue", default="")
 
 
 class Page(Struct, gc=False):
@@ -46,12 +46,14 @@ class Identity(Struct, gc=False):
 @dataclass(frozen=True, slots=True)
 class Kind(Generic[K, V]):
     """How one kind is listed, told apart and decoded. `decode` gives None for what we leave out, and raises
-    `msgspec.DecodeError` or `ValueError` for what we cannot read."""
+    `msgspec.DecodeError` or `ValueError` for what we cannot read. `selection`: `labelSelector` and
+    `fieldSelector`, where not all of them are wanted; what leaves it is reported as deleted."""
 
     resource: str
     path: str
     key: Callable[[Meta], K]
     decode: Callable[[Raw], V | None]
+    selection: Mapping[str, str] = field(default_factory=dict)
 
 
 _decode_page = msgspec.json.Decoder(Page)

@@ -145,7 +145,7 @@ class Reflector(Generic[K, V]):
         body = self._transport.request(
             "GET",
             self._kind.path,
-            params=request.params(),
+            params={**request.params(), **self._kind.selection},
             timeout_s=self._patience_s,
             body_timeout_s=LIST_BODY_S,
             vital=True,
@@ -161,7 +161,10 @@ class Reflector(Generic[K, V]):
 
     def _watch(self, request: WatchRequest) -> float:
         stream = self._transport.stream(
-            self._kind.path, request.params(), answer_timeout_s=self._patience_s, silence_s=SILENCE_S
+            self._kind.path,
+            {**request.params(), **self._kind.selection},
+            answer_timeout_s=self._patience_s,
+            silence_s=SILENCE_S,
         )
         with stream as opened:
             self._stream, self._opened_s = opened, self._now_s()
