@@ -32,6 +32,7 @@ from lbprov.api import (
 )
 from lbprov.cluster.seam import Cluster
 from lbprov.controller.account import Account
+from lbprov.controller.settled import Settled, repaired
 from lbprov.logic import conditions, events
 from lbprov.logic.desired import desired_for, notices_for
 from lbprov.logic.selection import FINALIZER, Claimant, Decision, claim, claimed, decide, owner_of
@@ -84,6 +85,7 @@ class Reconciler:
         self._provider = provider
         self._spec = spec
         self._dry_run = dry_run
+        self._settled = Settled()
 
     def decide(self, service: Service, *, owns: bool = False) -> Decision:
         return decide(service, self.claimant, owns=owns)
@@ -152,10 +154,13 @@ class Reconciler:
             observed = self._provider.observe(owner, desired, fresh=True)
         plan = after = self._planned(attempt, owner, desired, observed)
         account.claim()
+        drift = self._settled.drift(desired, plan)
         if plan.steps:
             account.events.append(events.ENSURING)
             if not self._dry_run:
                 self._apply(plan)
+                if drift:
+                    account.events.append(repaired(drift))
                 observed = self._provider.observe(owner, desired)
                 after = self._provider.plan(desired, observed)
         told = [
@@ -178,6 +183,7 @@ class Reconciler:
         state = conditions.ready(Reason.ENSURED if ready else Reason.WAITING, message, is_ready=ready)
         account.record(status.ingress, (claim(self.claimant), state, *conditions.of_notices(told)))
         if ready:
+            self._settled.settle(desired)
             return self._outcome(attempt, result_of(service, changed=changed))
         return self._outcome(attempt, Result.PENDING, message, LEFT_POLL_S if after.steps else READY_POLL_S)
 
@@ -186,6 +192,7 @@ class Reconciler:
         self._remove(attempt, owner_of(self._cluster.name, account.service), "the Service")
         account.events.append(events.DELETED)
         account.release()
+        self._settled.forget(account.service.key)
         return self._outcome(attempt, Result.DELETED)
 
     def _remove(self, attempt: _Attempt, owner: Owner, whose: str) -> None:

@@ -24,6 +24,7 @@ class Reason(StrEnum):
     MASS_DELETION = "MassDeletionRefused"
     OTHER_PROVIDER = "ServedByOtherProvider"
     UNKNOWN_ANNOTATION = "UnknownAnnotation"
+    DRIFT_REPAIRED = "DriftRepaired"
 
     IP_ASSIGNED = "LoadBalancerIPAssigned"
     IP_NOT_FOUND = "LoadBalancerIPNotFound"
@@ -71,6 +72,11 @@ EXPLAINED: dict[str, tuple[Severity, str]] = {
     Reason.UNKNOWN_ANNOTATION: (
         Severity.WARNING,
         "An annotation begins with `lbprov.io/` and is none that is known: most likely a typing error.",
+    ),
+    Reason.DRIFT_REPAIRED: (
+        Severity.WARNING,
+        "Somebody else has changed or deleted a part of the load balancer in the cloud. The message says "
+        "what was found; it has been put right. If it comes again and again, two controllers are at odds.",
     ),
     Reason.IP_ASSIGNED: (Severity.NORMAL, "The address that `spec.loadBalancerIP` asks for is used."),
     Reason.IP_NOT_FOUND: (

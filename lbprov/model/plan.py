@@ -52,6 +52,7 @@ class Step:
     - `name`: its name in the world, where it has one.
     - `body`: a frozen value of the provider's with the arguments of the write; printed, never parsed.
     - `disruptive`: takes away something that may be serving traffic.
+    - `expected`: nobody's doing, although nothing else is asked for: something tried again, or due by now.
     - `since`: of a deletion, when the resource was made (RFC 3339), where the world tells.
     """
 
@@ -64,6 +65,7 @@ class Step:
     body: object | None = None
     disruptive: bool = False
     since: str = ""
+    expected: bool = False
 
     def to_text(self) -> str:
         head = f"{self.action.sign} {self.action} {self.kind} {self.name or self.id}"

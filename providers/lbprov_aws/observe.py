@@ -90,6 +90,7 @@ class Observer:
             address=self._address(desired, wanted, live),
             taken=self._inventory.taken(_names(wanted, live, groups, vpc_id)),
             rejected=self._rejected.now(),
+            once_rejected=self._rejected.ever(),
         )
 
     def _with_listeners(

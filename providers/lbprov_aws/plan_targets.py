@@ -39,12 +39,12 @@ def plan(wanted: Wanted, observed: Observed, vpc_id: str) -> TargetPlan:
         record = by_id.get(port.group_id)
         if record is None:
             before += _create(wanted, port, health_check, vpc_id)
-            joining += _register(wanted, port.group_id, wanted.targets - observed.rejected)
+            joining += _register(wanted, port.group_id, wanted.targets - observed.rejected, observed)
             continue
         known[port.group_id] = record.arn
         before += _update(wanted, port, health_check, record)
         joined, left = _difference(wanted, observed, record)
-        joining += _register(wanted, port.group_id, joined)
+        joining += _register(wanted, port.group_id, joined, observed)
         leaving += _deregister(wanted, port.group_id, left)
     stale = [g for g in observed.target_groups if g.arn not in known.values()]
     deletions = [delete(wanted.owner, group, "no port needs it") for group in stale]
@@ -117,11 +117,12 @@ def _difference(
     return wanted.targets - there - observed.rejected, there - wanted.targets
 
 
-def _register(wanted: Wanted, group_id: str, instances: frozenset[str]) -> Iterator[Step]:
+def _register(wanted: Wanted, group_id: str, instances: frozenset[str], observed: Observed) -> Iterator[Step]:
     for number, chunk in enumerate(_chunks(instances)):
         body = writes.RegisterTargets(wanted.owner, group_id, chunk)
         step_id = _chunk_id(group_id, number, "join")
-        yield Step(Action.CREATE, "targets", step_id, _listed(chunk), group_id, body=body)
+        again = observed.once_rejected.issuperset(chunk)
+        yield Step(Action.CREATE, "targets", step_id, _listed(chunk), group_id, body=body, expected=again)
 
 
 def _deregister(wanted: Wanted, group_id: str, instances: frozenset[str]) -> Iterator[Step]:

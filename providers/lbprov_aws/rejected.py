@@ -16,13 +16,21 @@ class RejectedTargets:
         self._now_s = now_s
         self._lock = threading.Lock()
         self._until_s: dict[str, float] = {}
+        self._ever: set[str] = set()
 
     def add(self, instances: Iterable[str]) -> None:
+        refused = tuple(instances)
         with self._lock:
-            self._until_s |= dict.fromkeys(instances, self._now_s() + REJECTED_S)
+            self._until_s |= dict.fromkeys(refused, self._now_s() + REJECTED_S)
+            self._ever.update(refused)
 
     def now(self) -> frozenset[str]:
         now_s = self._now_s()
         with self._lock:
             self._until_s = {i: until_s for i, until_s in self._until_s.items() if until_s > now_s}
             return frozenset(self._until_s)
+
+    def ever(self) -> frozenset[str]:
+        """Those that were refused at any time: that one of them is no target is nobody's doing."""
+        with self._lock:
+            return frozenset(self._ever)

@@ -219,7 +219,7 @@ class Observed:
 
     - `network` and `address` are None where nothing depends on them.
     - `taken`: names that we would use and that are somebody else's, with whose.
-    - `rejected`: instances that AWS refused as targets a short time ago.
+    - `rejected`: instances that AWS refused as targets a short time ago; `once_rejected`: at any time.
     """
 
     owner: Owner
@@ -231,6 +231,7 @@ class Observed:
     address: Address | None = None
     taken: tuple[tuple[str, str], ...] = ()
     rejected: frozenset[str] = frozenset()
+    once_rejected: frozenset[str] = frozenset()
 
     @property
     def load_balancer(self) -> LoadBalancerRecord | None:

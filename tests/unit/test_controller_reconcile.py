@@ -621,3 +621,41 @@ def _crash_at(bench: Bench, number: int, when: str) -> bool:
     finally:
         bench.world.on_write = None
     return False
+
+
+def _lose(bench: Bench, kind: str) -> None:
+    """Somebody deletes it behind the provider's back."""
+    bench.world.delete(next(r.id for r in bench.world.resources.values() if r.name.kind == kind))
+    bench.provider.owners()
+
+
+def test_drift_is_told_with_what_was_found() -> None:
+    bench = Bench()
+    bench.cluster.put(SERVICE)
+    bench.outcome()
+    _lose(bench, "listener")
+    outcome = bench.outcome()
+    (told,) = [e for e in outcome.events if e.reason == "DriftRepaired"]
+    assert told.message.startswith("changed by somebody else, and put right: listener default-web-")
+    assert told.message.endswith(" was missing (a port of the Service; it leads to nodePort 30080)")
+    assert bench.kinds == ALL
+    assert bench.outcome().events == ()
+
+
+@pytest.mark.parametrize("how", ["another wish", "a new process", "a Service made anew", "a dry run"])
+def test_what_is_no_drift_or_cannot_be_known_as_such(how: str) -> None:
+    bench = Bench()
+    bench.cluster.put(SERVICE)
+    bench.outcome()
+    _lose(bench, "listener")
+    if how == "another wish":
+        bench.cluster.put(replace(SERVICE, ports=(ServicePort(81, node_port=30080),)))
+    elif how == "a new process":
+        bench.restart()
+    elif how == "a Service made anew":
+        bench.cluster.delete(KEY)
+        bench.outcome()
+        bench.cluster.put(SERVICE)
+    else:
+        bench.restart(dry_run=True)
+    assert "DriftRepaired" not in [e.reason for e in bench.outcome().events]
