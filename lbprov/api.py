@@ -19,7 +19,7 @@ more. `lbprov.testing.conformance` is a test suite that any provider can run.
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from lbprov.logic.events import Reason
@@ -133,6 +133,9 @@ class ProviderContext:
     now_s: Callable[[], float]
     read_only: bool = False
     """A dry run: the provider must refuse to write, whatever it is told (a second lock behind the first)."""
+    provider_ids: Callable[[], Iterable[str]] = tuple
+    """`spec.providerID` of the Nodes that are known by now, for a provider that has to find out where it is.
+    There may be none yet when the provider is built."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,7 +121,14 @@ def opened_engine(
     if own_classless is None:
         own_classless = choice.folder is not None
     with _opened_cluster(choice, dry_run or reads_cluster_only) as cluster:
-        provider = plugins.build(spec, ProviderContext(cluster.name, settings, time.monotonic, dry_run))
+        context = ProviderContext(
+            cluster.name,
+            settings,
+            time.monotonic,
+            dry_run,
+            provider_ids=lambda: [node.provider_id for node in cluster.snapshot().nodes],
+        )
+        provider = plugins.build(spec, context)
         reconciler = Reconciler(cluster, provider, spec, own_classless=own_classless, dry_run=dry_run)
         pass_ = Pass(
             cluster,

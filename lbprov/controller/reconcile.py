@@ -137,7 +137,8 @@ class Reconciler:
         except UserError as err:
             return self._failed(attempt, str(err), None, reason=err.reason)
         except ProviderError as err:
-            return self._failed(attempt, str(err), RETRY_S if err.retryable else HOPELESS_S)
+            pause_s = RETRY_S if err.retryable else HOPELESS_S
+            return self._failed(attempt, str(err), pause_s, reason=err.reason)
         except Exception as err:
             _log.exception("bug", extra={"service": str(attempt.account.service.key)})
             return replace(self._failed(attempt, _is_bug(err), RETRY_S), bug=True)

@@ -47,8 +47,13 @@ def open_app(config: Config) -> App:
     """Asks nobody anything yet. Raises `LbprovError` for what cannot be as it is asked for."""
     spec = plugins.load(config.provider)
     options = plugins.parse_options(spec, config.provider_options)
-    context = ProviderContext(config.cluster_name, options, time.monotonic)
     cluster = ApiCluster.connect(config.kubeconfig, config.context, config.cluster_name)
+    context = ProviderContext(
+        config.cluster_name,
+        options,
+        time.monotonic,
+        provider_ids=lambda: [node.provider_id for node in cluster.nodes.values()],
+    )
     elector = _elector(cluster, config.election) if config.election else None
     metrics = m.Metrics(spec.name)
     _offer_reflectors(cluster, metrics)

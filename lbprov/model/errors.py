@@ -30,8 +30,12 @@ class RetryLater(LbprovError):
 
 class ProviderError(LbprovError):
     """The world refused or did not answer. `retryable` False: the same request will be refused again
-    (missing permission, quota), so back off to the slowest pace. The message says the remedy."""
+    (missing permission, quota), so back off to the slowest pace. The message says the remedy; `reason` is
+    the Event's reason."""
 
-    def __init__(self, message: str, *, retryable: bool = True) -> None:
+    def __init__(
+        self, message: str, *, retryable: bool = True, reason: str = "SyncLoadBalancerFailed"
+    ) -> None:
         super().__init__(message)
         self.retryable = retryable
+        self.reason = reason

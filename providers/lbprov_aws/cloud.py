@@ -8,8 +8,10 @@ of the transport are botocore's own ("standard" mode); nothing above this module
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -18,43 +20,89 @@ from botocore import exceptions, xform_name
 from botocore.config import Config
 
 from lbprov.api import CallCount, ProviderError
-from lbprov_aws.refusals import translate
+from lbprov_aws.placement import WRONG_REGION
+from lbprov_aws.refusals import no_credentials, translate
 
 ELBV2, EC2, TAGGING = "elbv2", "ec2", "resourcegroupstaggingapi"
 
 _READS = ("Describe", "Get", "List")
+_log = logging.getLogger(__name__)
+
 _PAGE_SIZE = {ELBV2: 400, EC2: 1000, TAGGING: 100}
 """The most that each service gives at once."""
 _WORKERS = 32
 """Connections kept per service: as many threads as may call at the same time."""
 
-_NO_CREDENTIALS = (
-    exceptions.NoCredentialsError,
-    exceptions.PartialCredentialsError,
-    exceptions.CredentialRetrievalError,
-    exceptions.ProfileNotFound,
-    exceptions.TokenRetrievalError,
-    exceptions.SSOError,
-    exceptions.UnauthorizedSSOTokenError,
-)
-
 
 class Cloud:
     """AWS in one region. Safe for threads. Raises `ProviderError` and `RetryLater` only (see `refusals`)."""
 
-    def __init__(self, region: str = "", *, read_only: bool = False) -> None:
-        """An empty region: the environment's or the profile's."""
+    def __init__(
+        self, region: str = "", *, read_only: bool = False, elsewhere: Callable[[], str] | None = None
+    ) -> None:
+        """An empty region: the environment's or the profile's, and then what `elsewhere` says. If that
+        raises `ProviderError`, it is asked anew by every call until it does not."""
         self._read_only = read_only
         self._count = CallCount()
         self._lock = threading.Lock()
-        with _translated("", "", ""):
-            session = boto3.Session(region_name=region or None)
-            if session.region_name is None:
-                raise exceptions.NoRegionError
-            self.region: str = session.region_name
-            self._clients = {service: self._client(session, service) for service in _PAGE_SIZE}
+        self._clients: dict[str, Any] = {}
+        self._elsewhere = elsewhere
+        with _credentials():
+            self._session = boto3.Session()
+            # The SDKs' name for it; this one knows only AWS_DEFAULT_REGION.
+            self._region = region or os.environ.get("AWS_REGION", "") or self._session.region_name or ""
+        with contextlib.suppress(ProviderError) if elsewhere else contextlib.nullcontext():
+            self._find_region()
+        if self._region:
+            self._connect()
 
-    def _client(self, session: boto3.Session, service: str) -> Any:
+    @property
+    def region(self) -> str:
+        return self._region or self._find_region()
+
+    def endpoint(self, service: str) -> str:
+        """Where it is asked: of the region's partition, as the SDK's data has it."""
+        url: str = self._connect()[service].meta.endpoint_url
+        return url
+
+    @property
+    def credentials_from(self) -> str:
+        """The SDK's word for where they come from ("assume-role-with-web-identity"); empty: from nowhere."""
+        credentials = self._session.get_credentials()
+        return str(credentials.method) if credentials is not None else ""
+
+    def _find_region(self) -> str:
+        if not self._region:
+            if self._elsewhere is None:
+                raise ProviderError(
+                    "no AWS region: use --provider-option region=… or set AWS_REGION", retryable=False
+                )
+            self._region = self._elsewhere()
+        return self._region
+
+    def _connect(self) -> dict[str, Any]:
+        """The clients, by service; made once, as is the search for credentials."""
+        region = self.region
+        with self._lock:
+            if not self._clients:
+                with _credentials():
+                    self._session.get_credentials()
+                with _translated("", "", ""):
+                    self._clients = {s: self._client(self._session, s, region) for s in _PAGE_SIZE}
+                _log.info("AWS", extra={"region": region, "credentials": self.credentials_from or "none"})
+            return self._clients
+
+    def _ready(self, service: str) -> Any:
+        """A client with credentials that are valid now."""
+        client = self._connect()[service]
+        with _credentials():
+            credentials = self._session.get_credentials()
+            if credentials is None:
+                raise exceptions.NoCredentialsError
+            credentials.get_frozen_credentials()  # renews them where it is time
+        return client
+
+    def _client(self, session: boto3.Session, service: str, region: str) -> Any:
         config = Config(
             retries={"mode": "standard", "total_max_attempts": 4},
             max_pool_connections=_WORKERS,
@@ -63,7 +111,7 @@ class Cloud:
             tcp_keepalive=True,
             user_agent_extra="lbprov",
         )
-        client = session.client(service, config=config)  # type: ignore[call-overload]
+        client = session.client(service, region, config=config)  # type: ignore[call-overload]
         client.meta.events.register_last("before-send", self._sent)
         client.meta.events.register_last("response-received", self._answered)
         return client
@@ -104,20 +152,37 @@ class Cloud:
         """One request and its answer."""
         if self._read_only and not operation.startswith(_READS):
             raise ProviderError(f"{operation} refused: this is a dry run", retryable=False)
-        client = self._clients[service]
+        client = self._ready(service)
         with _translated(service, operation, client.meta.endpoint_url):
             answer: dict[str, Any] = getattr(client, xform_name(operation))(**parameters)
         return answer
 
     def pages(self, service: str, operation: str, key: str, **parameters: Any) -> list[dict[str, Any]]:
         """All that a listing has, page by page: what is under `key` in each answer."""
-        client = self._clients[service]
+        client = self._ready(service)
         paginator = client.get_paginator(xform_name(operation))
         size = {"PageSize": _PAGE_SIZE[service]}
         with _translated(service, operation, client.meta.endpoint_url):
             return [
                 item for page in paginator.paginate(**parameters, PaginationConfig=size) for item in page[key]
             ]
+
+
+@contextlib.contextmanager
+def _credentials() -> Iterator[None]:
+    """Whatever goes wrong in the search for credentials is about those, and not about the call that they
+    are for: a role that may not be taken, a token's file that is not there, an agent that babbles."""
+    try:
+        yield
+    except exceptions.ClientError as error:
+        said = error.response.get("Error", {})
+        code, message = str(said.get("Code", "")), str(said.get("Message", ""))
+        raise no_credentials(os.environ, message, operation=error.operation_name, code=code) from None
+    except (exceptions.BotoCoreError, OSError, ValueError, KeyError, TypeError) as error:
+        kind = type(error).__name__
+        told = str(error) if isinstance(error, (exceptions.BotoCoreError, OSError)) else f"a {kind}"
+        # Not chained: an SDK's error may hold what it read, and a log would show it.
+        raise no_credentials(os.environ, told, code=kind) from None
 
 
 @contextlib.contextmanager
@@ -129,22 +194,14 @@ def _translated(service: str, operation: str, endpoint: str) -> Iterator[None]:
         raise translate(
             service, operation, str(said.get("Code", "")), str(said.get("Message", ""))
         ) from error
-    except _NO_CREDENTIALS as error:
-        raise ProviderError(
-            f"no AWS credentials: {error}. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, "
-            "or give the machine or the Pod a role",
-            retryable=False,
-        ) from error
-    except exceptions.NoRegionError as error:
-        raise ProviderError(
-            "no AWS region: use --provider-option region=… or set AWS_REGION", retryable=False
-        ) from error
     except (exceptions.EndpointConnectionError, exceptions.ConnectTimeoutError) as error:
         raise ProviderError(
             f"AWS does not answer at {endpoint}: check the network, the region and AWS_ENDPOINT_URL"
         ) from error
     except exceptions.ParamValidationError:
         raise  # a bug of ours
+    except exceptions.InvalidRegionError as error:
+        raise ProviderError(f"the region: {error}", retryable=False, reason=WRONG_REGION) from error
     except ValueError as error:
         if "endpoint" not in str(error):
             raise

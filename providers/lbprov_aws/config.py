@@ -10,6 +10,12 @@ from typing import Any
 from lbprov.api import ProviderOption
 
 
+def _region(text: str) -> str:
+    if text and not re.fullmatch(r"[a-z]{2,}(-[a-z]+)+-\d+", text):
+        raise ValueError("a region looks like eu-west-1")
+    return text
+
+
 def _vpc_id(text: str) -> str:
     if text and not re.fullmatch(r"vpc-[0-9a-f]+", text):
         raise ValueError("a VPC id looks like vpc-0abc1234")
@@ -35,8 +41,16 @@ def _resync_s(text: str) -> float:
 
 
 OPTIONS = (
-    ProviderOption("region", "AWS region; otherwise that of the environment or the profile."),
-    ProviderOption("vpc-id", "VPC of the nodes; otherwise found from a node's instance.", parse=_vpc_id),
+    ProviderOption(
+        "region",
+        "AWS region; otherwise that of the environment, the profile, the instance metadata or a node.",
+        parse=_region,
+    ),
+    ProviderOption(
+        "vpc-id",
+        "VPC of the nodes; otherwise that of the instance metadata (on a node), or of a node's instance.",
+        parse=_vpc_id,
+    ),
     ProviderOption(
         "subnet-ids",
         "Subnets of new load balancers, one per zone, comma-separated; otherwise found in the VPC: those "

@@ -7,7 +7,6 @@ outlives a change of the listener's port; one security group that admits the sou
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections import Counter
 from dataclasses import dataclass
 
@@ -24,13 +23,12 @@ from lbprov.api import (
     UserError,
 )
 from lbprov_aws import names
+from lbprov_aws.placement import PROVIDER_ID
 from lbprov_aws.resources import HealthCheck, IngressRule, Protocol
 from lbprov_aws.wishes import read_wishes
 
 KUBE_PROXY_HEALTH_PORT = "10256"
 """Where kube-proxy says whether its node should get traffic (`--healthz-bind-address`; KEP-3836)."""
-
-_PROVIDER_ID = re.compile(r"aws://[^/]*/(?P<zone>[^/]*)/(?P<instance>i-[0-9a-f]{8,17})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +137,7 @@ def _targets(targets: tuple[Target, ...]) -> tuple[frozenset[str], tuple[str, ..
     zones: Counter[str] = Counter()
     unusable: list[str] = []
     for target in targets:
-        match = _PROVIDER_ID.fullmatch(target.provider_id)
+        match = PROVIDER_ID.fullmatch(target.provider_id)
         if match is None:
             unusable.append(target.node_name)
         elif match["instance"] not in found:

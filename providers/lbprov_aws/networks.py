@@ -10,6 +10,7 @@ from lbprov.api import ProviderError, UserError
 from lbprov_aws import ec2, subnets
 from lbprov_aws.cloud import Cloud
 from lbprov_aws.desired import Wanted
+from lbprov_aws.placement import Placement, check_region
 from lbprov_aws.resources import Network, Subnet
 from lbprov_aws.wishes import SUBNETS
 
@@ -31,6 +32,7 @@ class Networks:
         cloud: Cloud,
         cluster: str,
         now_s: Callable[[], float],
+        placement: Placement,
         *,
         vpc_id: str = "",
         subnet_ids: tuple[str, ...] = (),
@@ -38,6 +40,7 @@ class Networks:
         self._cloud = cloud
         self._cluster = cluster
         self._now_s = now_s
+        self._placement = placement
         self._vpc_id = vpc_id
         self._subnet_ids = subnet_ids
         self._lock = threading.Lock()
@@ -46,6 +49,7 @@ class Networks:
     def find(self, wanted: Wanted, wishes: tuple[str, ...]) -> Network:
         """`wishes`: the subnets that the Service names. Raises `UserError` for those, `ProviderError` for
         what whoever runs lbprov has to settle."""
+        check_region(self._cloud.region, wanted.zones)
         if chosen := wishes or self._subnet_ids:
             network = subnets.named(chosen, self._remembered(chosen, self._look_up_named))
             if isinstance(network, Network):
@@ -60,6 +64,7 @@ class Networks:
     def _find_vpc(self, instances: frozenset[str]) -> str:
         """The VPC of the nodes, from any one of them."""
         with self._lock:
+            self._vpc_id = self._vpc_id or self._placement.vpc_id(instances)
             for instance in sorted(instances):
                 if self._vpc_id:
                     break

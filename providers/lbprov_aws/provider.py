@@ -24,6 +24,7 @@ from lbprov_aws.hands import Hands
 from lbprov_aws.inventory import Inventory
 from lbprov_aws.networks import Networks
 from lbprov_aws.observe import Observer
+from lbprov_aws.placement import Placement
 from lbprov_aws.rejected import RejectedTargets
 from lbprov_aws.resources import Observed
 
@@ -34,7 +35,8 @@ class AwsProvider:
     def __init__(self, context: ProviderContext) -> None:
         _check_cluster(context.cluster)
         config = Config.of(context.options)
-        self._cloud = Cloud(config.region, read_only=context.read_only)
+        placement = Placement(context.provider_ids)
+        self._cloud = Cloud(config.region, read_only=context.read_only, elsewhere=placement.region)
         self._inventory = Inventory(self._cloud, context.cluster, context.now_s, config.resync_s)
         address_book = AddressBook(self._cloud, self._inventory, context.now_s)
         rejected = RejectedTargets(context.now_s)
@@ -42,6 +44,7 @@ class AwsProvider:
             self._cloud,
             context.cluster,
             context.now_s,
+            placement,
             vpc_id=config.vpc_id,
             subnet_ids=config.subnet_ids,
         )

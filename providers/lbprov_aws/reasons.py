@@ -58,6 +58,34 @@ REASONS = (
         "Something at this load balancer was made by somebody else; it is left as it is.",
     ),
     ReasonDoc(
+        "PermissionMissing",
+        _W,
+        "",
+        "AWS refuses a call for want of a permission. The message names the IAM action, whom it is for and "
+        "what forbids it. Tried again every five minutes.",
+    ),
+    ReasonDoc(
+        "CredentialsRefused",
+        _W,
+        "",
+        "There are no AWS credentials, or AWS does not accept them. The message says where they were looked "
+        "for and what is wrong. Tried again every five minutes.",
+    ),
+    ReasonDoc(
+        "QuotaReached",
+        _W,
+        "",
+        "A quota of the AWS account is used up. The message has its name in Service Quotas. What was made "
+        "before stays; tried again every five minutes.",
+    ),
+    ReasonDoc(
+        "WrongRegion",
+        _W,
+        "",
+        "lbprov works in another AWS region than the Nodes are in, or in one that does not exist. Nothing "
+        "was made.",
+    ),
+    ReasonDoc(
         "LoadBalancerIPAvailable",
         _N,
         "RequestedIP",

@@ -13,7 +13,7 @@ INTERNAL_ROLE = "kubernetes.io/role/internal-elb"
 MIN_FREE_IPS = 8
 """A load balancer's subnet needs that many ("Network Load Balancers", ELB user guide)."""
 
-_PLAIN_ZONE = re.compile(r"[a-z]{2}(-[a-z]+)+-\d+[a-z]")
+_PLAIN_ZONE = re.compile(r"[a-z]{2,}(-[a-z]+)+-\d+[a-z]")
 """eu-west-1a, and not a Local Zone (us-west-2-lax-1a) or a Wavelength Zone (us-east-1-wl1-bos-wlz-1)."""
 
 

@@ -81,6 +81,12 @@ def lab(world: AwsWorld) -> Lab:
     return Lab(world)
 
 
+@pytest.fixture
+def make_lab() -> type[Lab]:
+    """For a world of another kind."""
+    return Lab
+
+
 @dataclasses.dataclass
 class Clock:
     """Stands still unless told to go on."""

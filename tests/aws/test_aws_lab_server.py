@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import subprocess
 import sys
 import textwrap
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from lbprov.lab.aws.server import MotoServer
+from lbprov.lab.aws.world import AwsWorld
 
 
 def test_connection_is_kept(moto_server: MotoServer) -> None:
@@ -33,6 +35,7 @@ def test_server_ends_with_its_parent(end: str) -> None:
     program = textwrap.dedent(f"""
         import os, signal
         from lbprov.lab.aws.server import MotoServer
+from lbprov.lab.aws.world import AwsWorld
         def main():
             with MotoServer() as server:
                 print(server._process.pid, flush=True)
@@ -64,7 +67,24 @@ def test_failed_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     server.stop()
 
 
-def test_environment_leaves_nothing_to_the_machines_own_configuration(moto_server: MotoServer) -> None:
-    environment = moto_server.environment
-    assert environment["AWS_ENDPOINT_URL"] == moto_server.endpoint_url
-    assert environment["AWS_CONFIG_FILE"] == environment["AWS_SHARED_CREDENTIALS_FILE"] == "/dev/null"
+def test_the_machines_own_aws_configuration_plays_no_part(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Not even a profile that does not exist, for the server, its world and programs that use it."""
+    (tmp_path / "config").write_text(
+        "[profile work]\nregion = eu-south-2\nendpoint_url = http://127.0.0.1:1\n"
+    )
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    for profile in ("work", "nobody"):
+        monkeypatch.setenv("AWS_PROFILE", profile)
+        with MotoServer() as server:
+            world = AwsWorld.create(server, zones=1, nodes=1)
+            program = "import boto3; print(len(boto3.client('ec2').describe_instances()['Reservations']))"
+            done = subprocess.run(
+                [sys.executable, "-c", program],
+                env={**os.environ, **server.environment},
+                capture_output=True,
+                text=True,
+                timeout=100,
+            )
+            assert (done.stdout.strip(), len(world.provider_ids)) == ("1", 1), done.stderr

@@ -318,6 +318,13 @@ class Refusing(MemoryProvider):
             "SyncLoadBalancerFailed",
             id="hopeless",
         ),
+        pytest.param(
+            ProviderError("no credit", retryable=False, reason="QuotaReached"),
+            "failed",
+            300.0,
+            "QuotaReached",
+            id="hopeless, by a name of the provider's",
+        ),
         pytest.param(ZeroDivisionError("oops"), "failed", 5.0, "SyncLoadBalancerFailed", id="bug"),
     ],
 )

@@ -13,6 +13,10 @@ from xml.sax.saxutils import escape
 ELBV2 = "elasticloadbalancing"
 EC2 = "ec2"
 TAGGING = "tagging"
+STS = "sts"
+
+_UNSIGNED = {"AssumeRoleWithWebIdentity": STS}
+"""Who has no credentials yet cannot sign."""
 
 
 class Refusal(Exception):
@@ -60,7 +64,9 @@ def parse(environ: Mapping[str, Any], body: bytes) -> Call | None:
     """None for what is no call of the three APIs (moto's own pages)."""
     scope = re.search(r"Credential=[^/]+/\d+/([^/]+)/([^/]+)/", environ.get("HTTP_AUTHORIZATION", ""))
     if scope is None:
-        return None
+        params = dict(urllib.parse.parse_qsl(body.decode(errors="replace"), keep_blank_values=True))
+        operation = params.get("Action", "")
+        return Call(_UNSIGNED[operation], operation, "", params) if operation in _UNSIGNED else None
     region, service = scope[1], scope[2]
     if target := environ.get("HTTP_X_AMZ_TARGET"):
         return Call(service, target.rpartition(".")[2], region, json.loads(body or b"{}"))
@@ -77,7 +83,7 @@ def encode(call: Call) -> bytes:
 
 def refusal_body(service: str, refusal: Refusal) -> tuple[str, bytes]:
     """Content type and body of an error answer in the words of `service`'s protocol."""
-    if service not in (ELBV2, EC2):
+    if service not in (ELBV2, EC2, STS):
         return "application/x-amz-json-1.1", json.dumps(
             {"__type": refusal.code, "message": refusal.message}
         ).encode()

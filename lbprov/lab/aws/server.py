@@ -14,10 +14,13 @@ import tempfile
 import threading
 import urllib.request
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal
 
 REGION = "eu-west-1"
+PROFILES = Path(__file__).with_name("profiles.ini")
+"""An AWS configuration with nothing in it but the profile `default`."""
 CONTROL_PATH = "/lbprov-control"
 
 
@@ -57,7 +60,10 @@ class MotoServer:
             "AWS_REGION": self.region,
             "AWS_DEFAULT_REGION": self.region,
             "AWS_EC2_METADATA_DISABLED": "true",
-            "AWS_CONFIG_FILE": os.devnull,
+            # A variable can be overridden but not taken away: a profile of the user's has to become one that
+            # says nothing.
+            "AWS_PROFILE": "default",
+            "AWS_CONFIG_FILE": str(PROFILES),
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
             "NO_PROXY": "127.0.0.1",
         }
@@ -75,6 +81,7 @@ class MotoServer:
             stderr=self._log,
             text=True,
             start_new_session=True,
+            env={**os.environ, "AWS_PROFILE": "default", "AWS_CONFIG_FILE": str(PROFILES)},
         )
         assert self._process.stdout is not None
         line = self._process.stdout.readline()

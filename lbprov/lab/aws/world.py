@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import boto3
+import botocore.session
 from botocore.config import Config
 
 from lbprov.lab.aws.server import MotoServer
@@ -242,7 +243,9 @@ def _pairs(tags: Mapping[str, str]) -> str:
 def client(server: MotoServer, service: str) -> Any:
     """A boto3 client of the server, whatever the environment says."""
     environment = server.environment
-    return boto3.client(
+    # No variable names a profile to this session, so that the user's cannot be one that does not exist.
+    nobodys = botocore.session.Session(session_vars={"profile": (None, [], None, None)})
+    return boto3.Session(botocore_session=nobodys).client(
         service,  # type: ignore[call-overload, unused-ignore]
         region_name=server.region,
         endpoint_url=server.endpoint_url,
