@@ -35,7 +35,6 @@ def test_server_ends_with_its_parent(end: str) -> None:
     program = textwrap.dedent(f"""
         import os, signal
         from lbprov.lab.aws.server import MotoServer
-from lbprov.lab.aws.world import AwsWorld
         def main():
             with MotoServer() as server:
                 print(server._process.pid, flush=True)
