@@ -10,16 +10,18 @@ from lbprov.model import IPFamily, LbprovError, UserError
 from local_dataplane.agent import Agent
 from local_dataplane.config import NodeConfig, NodeFacts
 from local_dataplane.flow_keeper import FlowKeeper
-from local_dataplane.iptables.fixed import Table
+from local_dataplane.iptables import names
+from local_dataplane.iptables.fixed import LOCALHOST_GUARD, Table
 from local_dataplane.iptables.read_back import Forwarded, forwarded
 from local_dataplane.iptables.restore import cleanup as cleanup_plan
 from local_dataplane.iptables.restore import parse_save
-from local_dataplane.iptables.ruleset import Ruleset
+from local_dataplane.iptables.ruleset import ChainKey, Ruleset
+from local_dataplane.iptables.tree import Rules
 from local_dataplane.kernel.backends import AUTO, every_iptables, open_iptables
 from local_dataplane.kernel.conntrack import KernelConntrack
 from local_dataplane.kernel.iptables_command import IptablesCommand
 from local_dataplane.kernel.seam import Backend, Iptables, Refused
-from local_dataplane.kernel.sysctl import BE_LIBERAL, KernelSysctls
+from local_dataplane.kernel.sysctl import BE_LIBERAL, KernelSysctls, route_localhost
 from local_dataplane.kernel.watch import RuleWatch
 from local_dataplane.program import FamilyProgram
 from local_dataplane.source import Source
@@ -46,7 +48,25 @@ def open_agent(source: Source, node_name: str, config: NodeConfig, backend: str 
             continue
         flows.remember(programs[family])
     others = [it for backends in iptables.values() for it in list(backends.values())[1:]]
-    return Agent(source, node_name, programs, flows, sysctls, take_over=lambda: _take_over(others))
+    if not config.localhost_nodeports and any(_has_guard(p.chains) for p in programs.values()):
+        _say(route_localhost(sysctls, on=False))  # while the guard still stands
+
+    def after_first_write() -> None:
+        if config.localhost_nodeports:
+            _say(route_localhost(sysctls, on=True))
+        _take_over(others)
+
+    return Agent(source, node_name, programs, flows, sysctls, take_over=after_first_write)
+
+
+def _has_guard(chains: Mapping[ChainKey, Rules]) -> bool:
+    """Whether a run before us has opened localhost."""
+    return LOCALHOST_GUARD in chains.get((Table.FILTER, names.FILTER), ())
+
+
+def _say(complaint: str) -> None:
+    if complaint:
+        log.warning(complaint)
 
 
 def _take_over(others: Iterable[IptablesCommand]) -> None:
@@ -62,6 +82,8 @@ def _take_over(others: Iterable[IptablesCommand]) -> None:
 def remove_rules(iptables: Iptables) -> int:
     """Take away every rule and chain of ours; how many chains there were."""
     saved = parse_save(iptables.save(*Table))
+    if _has_guard(saved.chains):
+        _say(route_localhost(KernelSysctls(), on=False))
     for restore in cleanup_plan(saved, chunked=iptables.backend is Backend.NFT):
         iptables.restore(restore.text())
     return len(saved.chains)

@@ -58,18 +58,28 @@ class _Cluster:
             source.stop()
 
 
+_INTERFACE_OF = {
+    "bridge-interface": "pod_bridge_interface",
+    "interface-name-prefix": "pod_interface_name_prefix",
+}
+
+
 def _follow_until_signal(cluster: _Cluster, **settings: Any) -> None:
-    from local_dataplane.config import NodeConfig, canonical_cidrs
+    from local_dataplane.config import Detect, NodeConfig, canonical_cidrs
     from local_dataplane.kernel.instance import claim
     from local_dataplane.pace import Pace
     from local_dataplane.start import open_agent
 
+    detect = Detect(settings["detect_local"])
     config = NodeConfig(
         cluster_cidrs=canonical_cidrs(settings["cluster_cidr"], "--cluster-cidr"),
         masquerade_all=settings["masquerade_all"],
         masquerade_bit=settings["masquerade_bit"],
         refusal_bit=settings["refusal_bit"],
         nodeport_addresses=canonical_cidrs(settings["nodeport_addresses"], "--nodeport-addresses"),
+        detect_local=detect,
+        pod_interface=settings[_INTERFACE_OF[detect]] if detect in _INTERFACE_OF else "",
+        localhost_nodeports=settings["localhost_nodeports"],
     )
     node_name = settings["node_name"] or socket.gethostname()
     with claim(), cluster.opened(node_name, once=settings["once"]) as source:
@@ -104,6 +114,26 @@ def _follow_until_signal(cluster: _Cluster, **settings: Any) -> None:
     default="",
     help="Where Pods' addresses come from, one CIDR per family. Clients of a clusterIP from elsewhere are "
     "masqueraded; without it nobody is.",
+)
+@options.option(
+    "--detect-local",
+    type=click.Choice(["cluster-cidr", "node-cidr", "bridge-interface", "interface-name-prefix", "none"]),
+    default="cluster-cidr",
+    show_default=True,
+    help="How Pods are told from everybody else: by --cluster-cidr, by the Node's podCIDRs, or by the "
+    "interface that their packets come in on.",
+)
+@options.option(
+    "--pod-bridge-interface",
+    metavar="NAME",
+    default="",
+    help="The bridge of this node's Pods, for --detect-local bridge-interface.",
+)
+@options.option(
+    "--pod-interface-name-prefix",
+    metavar="TEXT",
+    default="",
+    help="How the names of Pods' interfaces begin, for --detect-local interface-name-prefix.",
 )
 @options.option("--once", is_flag=True, help="Apply the cluster as it is, and end.")
 @options.option(
@@ -150,6 +180,12 @@ def _follow_until_signal(cluster: _Cluster, **settings: Any) -> None:
     metavar="CIDR,…",
     default="",
     help="Serve NodePorts on the node's addresses in these networks; by default on all but loopback.",
+)
+@options.option(
+    "--localhost-nodeports",
+    is_flag=True,
+    help="Serve NodePorts on 127.0.0.1 too, for this node's own programs (IPv4). It sets route_localnet, and "
+    "keeps neighbours from what listens there.",
 )
 @options.force
 @options.logs

@@ -44,18 +44,30 @@ _LOOPBACK = {IPFamily.IPV4: "127.0.0.0/8", IPFamily.IPV6: "::1/128"}
 _UNREACHABLE = {IPFamily.IPV4: "icmp-port-unreachable", IPFamily.IPV6: "icmp6-port-unreachable"}
 
 
-def fixed_chains(family: IPFamily, config: NodeConfig) -> dict[tuple[Table, str], Rules]:
+LOCALHOST_GUARD = "! -s 127.0.0.0/8 -d 127.0.0.0/8 -m conntrack ! --ctstate RELATED,ESTABLISHED -j DROP"
+"""Keeps neighbours from what listens on 127.0.0.1 while route_localnet is on (CVE-2020-8558)."""
+
+
+def guards_localhost(family: IPFamily, config: NodeConfig) -> bool:
+    return config.localhost_nodeports and family is IPFamily.IPV4
+
+
+def fixed_chains(family: IPFamily, config: NodeConfig, pods_match: str) -> dict[tuple[Table, str], Rules]:
+    """`pods_match`: what tells packets of Pods; empty: nothing does."""
     masquerade, refusal = config.masquerade_mark, config.refusal_mark
     both = masquerade | refusal
     marked_for_refusal = f"-m mark --mark {refusal:#x}/{refusal:#x} -g {names.REFUSE}"
     return {
-        (Table.FILTER, names.FILTER): (marked_for_refusal,),
+        (Table.FILTER, names.FILTER): (
+            marked_for_refusal,
+            *((LOCALHOST_GUARD,) if guards_localhost(family, config) else ()),
+        ),
         (Table.FILTER, names.FORWARD): (
             marked_for_refusal,
             # Ours is accepted whatever the FORWARD policy is; not more than ours, firewalls of others count.
             f"-m mark --mark {masquerade:#x}/{masquerade:#x} -j ACCEPT",
             "-m conntrack --ctstate DNAT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
-            *_drop_invalid(family, config),
+            *_drop_invalid(config, pods_match),
         ),
         (Table.FILTER, names.REFUSE): (
             f"-m mark --mark {both:#x}/{both:#x} -j DROP",
@@ -79,17 +91,18 @@ def fixed_chains(family: IPFamily, config: NodeConfig) -> dict[tuple[Table, str]
     }
 
 
-def _drop_invalid(family: IPFamily, config: NodeConfig) -> Rules:
+def _drop_invalid(config: NodeConfig, pods_match: str) -> Rules:
     if not config.drop_invalid:
         return ()
-    pods = config.cluster_cidr(family)
-    return (f"{f'-s {pods} ' if pods else ''}-m conntrack --ctstate INVALID -j DROP",)
+    return (f"{f'{pods_match} ' if pods_match else ''}-m conntrack --ctstate INVALID -j DROP",)
 
 
 def nodeport_entrance(family: IPFamily, config: NodeConfig) -> Rules:
-    """To the NodePorts, for packets to this node. Never on loopback: answering there takes
-    route_localnet, which lets neighbours reach services bound to 127.0.0.1 (CVE-2020-8558)."""
+    """To the NodePorts, for packets to this node. On loopback only if that is asked for, and only for the
+    node's own programs: answering there takes route_localnet, see `LOCALHOST_GUARD`."""
     local = f"-m addrtype --dst-type LOCAL -j {names.NODEPORTS}"
+    loopback = _LOOPBACK[family]
+    own = (f"-s {loopback} -d {loopback} {local}",) if guards_localhost(family, config) else ()
     if not config.nodeport_addresses:
-        return (f"! -d {_LOOPBACK[family]} {local}",)
-    return tuple(f"-d {cidr} {local}" for cidr in config.nodeport_cidrs(family))
+        return (*own, f"! -d {loopback} {local}")
+    return (*own, *(f"-d {cidr} {local}" for cidr in config.nodeport_cidrs(family)))

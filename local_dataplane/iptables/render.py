@@ -6,7 +6,7 @@ import ipaddress
 from dataclasses import dataclass
 
 from lbprov.model import IPFamily, TrafficPolicy
-from local_dataplane.config import NodeConfig, NodeFacts
+from local_dataplane.config import NodeConfig, NodeFacts, PodSide
 from local_dataplane.endpoints import Backend
 from local_dataplane.iptables import names
 from local_dataplane.iptables.choice import choice_chains
@@ -41,7 +41,7 @@ def fragment(state: ServiceState, config: NodeConfig, node: NodeFacts) -> Fragme
     internal = _internal(state, chains)
     external = ""
     if state.node_port or state.external_ips or state.load_balancer_ips:
-        external = _external(state, config, chains)
+        external = _external(state, config, config.pods(state.key.family, node), chains)
     load_balancer = external
     if state.load_balancer_ips and _restricts(state.source_ranges):
         load_balancer = _firewall(state, external, node, chains)
@@ -58,7 +58,7 @@ def _internal(state: ServiceState, chains: dict[str, Rules]) -> str:
     return _cluster(state, chains)
 
 
-def _external(state: ServiceState, config: NodeConfig, chains: dict[str, Rules]) -> str:
+def _external(state: ServiceState, config: NodeConfig, pods: PodSide, chains: dict[str, Rules]) -> str:
     """Clients of NodePort, externalIP and load balancer."""
     if not state.has_endpoints:
         return names.REFUSE
@@ -67,12 +67,11 @@ def _external(state: ServiceState, config: NodeConfig, chains: dict[str, Rules])
         # The answer must come back through this node, which alone knows the connection.
         chains[name] = (MARK_MASQUERADE, f"-g {_cluster(state, chains)}")
         return name
-    rules = list(unmark_clients(state.key.family, config))
+    rules = list(unmark_clients(config, pods))
     if state.choice.cluster:
         anywhere = _cluster(state, chains)
-        pods = config.cluster_cidr(state.key.family)
         if pods:
-            rules.append(f"-s {pods} -g {anywhere}")
+            rules.append(f"{from_pods(pods)} -g {anywhere}")
         rules.append(f"-m addrtype --src-type LOCAL {MARK_MASQUERADE}")
         rules.append(f"-m addrtype --src-type LOCAL -g {anywhere}")
     rules.append(f"-g {_local(state, chains) if state.choice.local else names.DROP}")
@@ -106,18 +105,24 @@ def _choose(name: str, state: ServiceState, backends: tuple[Backend, ...], chain
     return name
 
 
-def mark_clients(family: IPFamily, config: NodeConfig) -> Rules:
+def from_pods(pods: PodSide) -> str:
+    """The match for packets of Pods; `pods` must be true."""
+    if pods.cidr:
+        return f"-s {pods.cidr}"
+    return f"-i {pods.interface}{'+' if pods.is_prefix else ''}"
+
+
+def mark_clients(config: NodeConfig, pods: PodSide) -> Rules:
     """Before the frontends are looked at: clients that are no Pods are masqueraded. That is what a
     clusterIP's clients need; other frontends decide anew."""
-    pods = config.cluster_cidr(family)
     if config.masquerade_all:
         return (MARK_MASQUERADE,)
-    return (f"! -s {pods} {MARK_MASQUERADE}",) if pods else ()
+    return (f"! {from_pods(pods)} {MARK_MASQUERADE}",) if pods else ()
 
 
-def unmark_clients(family: IPFamily, config: NodeConfig) -> Rules:
+def unmark_clients(config: NodeConfig, pods: PodSide) -> Rules:
     """Takes back what `mark_clients` did."""
-    return (f"-j MARK --set-xmark 0x0/{config.masquerade_mark:#x}",) if mark_clients(family, config) else ()
+    return (f"-j MARK --set-xmark 0x0/{config.masquerade_mark:#x}",) if mark_clients(config, pods) else ()
 
 
 def _recent(action: str, list_name: str, state: ServiceState) -> str:

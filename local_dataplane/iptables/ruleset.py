@@ -14,7 +14,14 @@ from local_dataplane.config import NodeConfig, NodeFacts
 from local_dataplane.iptables import names
 from local_dataplane.iptables.dispatch import Dispatch, Target, address_shape
 from local_dataplane.iptables.fixed import Table, fixed_chains, nodeport_entrance
-from local_dataplane.iptables.render import Fragment, fragment, host_bits, mark_clients, unmark_clients
+from local_dataplane.iptables.render import (
+    Fragment,
+    fragment,
+    from_pods,
+    host_bits,
+    mark_clients,
+    unmark_clients,
+)
 from local_dataplane.iptables.tree import Entry, PrefixTree, Rules
 from local_dataplane.table import ForwardingTable, Frontend, PortKey, Purpose, ServiceState
 
@@ -37,9 +44,9 @@ class Ruleset:
         self._dispatch = Dispatch(family)
         self._sources = PrefixTree(address_shape(family, "HP", "-s"))
         self._hairpins: Counter[str] = Counter()  # address -> Service ports that may send it to itself
-        for (table, chain), rules in fixed_chains(family, config).items():
-            self._put(table, chain, rules)
+        self._pods = config.pods(family, node)
         self._put(Table.NAT, names.NODEPORTS, ())
+        self._render_fixed()
         self._render_trees()
 
     def replace(self, states: Iterable[tuple[PortKey, ServiceState | None]]) -> None:
@@ -54,9 +61,12 @@ class Ruleset:
         self._render_trees()
 
     def set_node(self, node: NodeFacts) -> None:
-        """The node's addresses decide who a load balancer's source ranges let in."""
+        """The node's addresses decide who a load balancer's source ranges let in; its podCIDRs, perhaps, who
+        is a Pod."""
         if node != self._node:
             self._node = node
+            self._pods = self._config.pods(self.family, node)
+            self._render_fixed()
             self.replace(list(self.table.states.items()))
 
     def owner(self, chain: str, rule: str = "") -> PortKey | None:
@@ -97,13 +107,18 @@ class Ruleset:
                 del self._hairpins[address]
             self._sources.set(int(ipaddress.ip_address(address)), entry)
 
+    def _render_fixed(self) -> None:
+        match = from_pods(self._pods) if self._pods else ""
+        for (table, chain), rules in fixed_chains(self.family, self._config, match).items():
+            self._put(table, chain, rules)
+
     def _render_trees(self) -> None:
         for chain, rules in (self._dispatch.take_changes() | self._sources.take_changes()).items():
             self._put(Table.NAT, chain, rules)
         frontends = self._dispatch.root_rules()
         if frontends:
-            marked = mark_clients(self.family, self._config)
-            frontends = (*marked, *frontends, *unmark_clients(self.family, self._config))
+            marked = mark_clients(self._config, self._pods)
+            frontends = (*marked, *frontends, *unmark_clients(self._config, self._pods))
         entrance = nodeport_entrance(self.family, self._config) if self._dispatch.has_nodeports else ()
         self._put(Table.NAT, names.SERVICES, frontends + entrance)
         self._put(Table.NAT, names.HAIRPIN, self._sources.root_rules())

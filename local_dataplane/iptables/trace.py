@@ -29,13 +29,15 @@ class Fate(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """The first packet of a connection. `from_node`: sent by a process of the node itself."""
+    """The first packet of a connection. `from_node`: sent by a process of the node itself. `interface`: what
+    it comes in on; none in that case."""
 
     source: str
     destination: str
     port: int = 0
     protocol: str = "tcp"
     from_node: bool = False
+    interface: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,9 @@ class _Walk:
             found = _inside(address, argument)
         elif kind == "-p":
             found = packet.protocol == argument
+        elif kind == "-i":
+            begins = argument.removesuffix("+")
+            found = packet.interface.startswith(begins) if argument != begins else packet.interface == begins
         elif kind == "--dport":
             low, _, high = argument.partition(":")
             found = int(low) <= packet.port <= int(high or low)
@@ -176,7 +181,7 @@ class _Rule:
     chance: float
 
 
-_ONE_ARGUMENT = {"-s", "-d", "-p", "--dport", "--mark", "--ctstate", "--dst-type", "--src-type"}
+_ONE_ARGUMENT = {"-s", "-d", "-p", "-i", "--dport", "--mark", "--ctstate", "--dst-type", "--src-type"}
 _NO_MEANING = {"-m": 1, "--comment": 1, "--mode": 1, "--seconds": 1, "--mask": 1, "--reap": 0, "--rsource": 0,
                "--set": 0, "--random-fully": 0, "--reject-with": 1}  # fmt: skip
 

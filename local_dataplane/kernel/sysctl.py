@@ -8,6 +8,7 @@ from pathlib import Path
 from lbprov.model import IPFamily
 
 BE_LIBERAL = "net/netfilter/nf_conntrack_tcp_be_liberal"
+ROUTE_LOCALNET = "net/ipv4/conf/all/route_localnet"
 
 
 class Sysctls(typing.Protocol):
@@ -53,6 +54,21 @@ def prepare(sysctls: Sysctls, family: IPFamily) -> list[str]:
                 f"run `sysctl -w {dotted}={value}` on the node"
             )
     return complaints
+
+
+def route_localhost(sysctls: Sysctls, *, on: bool) -> str:
+    """Let packets to 127.0.0.1 leave the machine after their NAT, or no longer. Returns a sentence with the
+    remedy where that cannot be set, else nothing. On only while `iptables.fixed.LOCALHOST_GUARD` stands."""
+    value = "1" if on else "0"
+    if sysctls.read(ROUTE_LOCALNET) in (None, value):
+        return ""
+    try:
+        sysctls.write(ROUTE_LOCALNET, value)
+    except OSError as error:
+        dotted = ROUTE_LOCALNET.replace("/", ".")
+        otherwise = "NodePorts are not served on 127.0.0.1" if on else "it stays on without its guard"
+        return f"{dotted} cannot be set ({error.strerror}), so {otherwise}: run `sysctl -w {dotted}={value}`"
+    return ""
 
 
 class KernelSysctls:

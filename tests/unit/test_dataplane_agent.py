@@ -24,7 +24,7 @@ from lbprov.model import (
 )
 from local_dataplane import agent as agent_module
 from local_dataplane.agent import Agent
-from local_dataplane.config import NodeConfig, NodeFacts, canonical_cidrs
+from local_dataplane.config import Detect, NodeConfig, NodeFacts, canonical_cidrs
 from local_dataplane.flow_keeper import FlowKeeper
 from local_dataplane.iptables.fixed import Table
 from local_dataplane.iptables.ruleset import Ruleset
@@ -352,6 +352,16 @@ def test_what_a_backend_holds() -> None:
         pytest.param({"cluster_cidrs": ("0.0.0.0/0",)}, "every address", id="everything"),
         pytest.param({"masquerade_bit": 32}, "--masquerade-bit: 32 is not a bit", id="no such bit"),
         pytest.param({"refusal_bit": 14}, "must differ", id="one bit for both"),
+        pytest.param(
+            {"detect_local": Detect.BRIDGE_INTERFACE},
+            "--pod-bridge-interface: .* takes a name",
+            id="no bridge",
+        ),
+        pytest.param(
+            {"detect_local": Detect.INTERFACE_NAME_PREFIX, "pod_interface": "veth+"},
+            "not the name of an interface",
+            id="a pattern for a prefix",
+        ),
     ],
 )
 def test_bad_settings(facts: dict[str, object], message: str) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lbprov.model import IPFamily, L4Protocol, ObjectKey, TrafficPolicy
-from local_dataplane.config import NodeConfig, NodeFacts
+from local_dataplane.config import Detect, NodeConfig, NodeFacts
 from local_dataplane.endpoints import Backend, Choice
 from local_dataplane.iptables.names import MAX_LENGTH, PREFIX, affinity_chain
 from local_dataplane.iptables.ruleset import Ruleset
@@ -153,6 +153,51 @@ def test_packets_at_the_edges(packet: Packet, end: object) -> None:
 def test_masquerade_settings(config: NodeConfig, client: str, end: object) -> None:
     packet = dataclasses.replace(CLIENTS[client], destination="10.96.0.1", port=80)
     assert _came_to(_walker(ALL_WAYS, config=config).ways(packet)) == end
+
+
+BRIDGE = NodeConfig(detect_local=Detect.BRIDGE_INTERFACE, pod_interface="cni")
+VETH = NodeConfig(detect_local=Detect.INTERFACE_NAME_PREFIX, pod_interface="veth")
+NODE_CIDR = NodeConfig(detect_local=Detect.NODE_CIDR)
+NOBODY = NodeConfig(detect_local=Detect.NONE)
+
+
+@pytest.mark.parametrize(
+    ("config", "packet", "end"),
+    [
+        pytest.param(BRIDGE, Packet(OUTSIDE, "", interface="cni"), TO_BOTH, id="the bridge"),
+        pytest.param(BRIDGE, Packet(POD, "", interface="eth0"), TO_BOTH_MASQ, id="not the bridge"),
+        pytest.param(BRIDGE, Packet(POD, "", interface="cni0"), TO_BOTH_MASQ, id="more than its name"),
+        pytest.param(VETH, Packet(POD, "", interface="veth12"), TO_BOTH, id="the prefix"),
+        pytest.param(VETH, Packet(POD, "", interface="eth0"), TO_BOTH_MASQ, id="another prefix"),
+        pytest.param(VETH, Packet(NODE_IP, "", from_node=True), TO_BOTH_MASQ, id="the node itself"),
+        pytest.param(NOBODY, Packet(OUTSIDE, ""), TO_BOTH, id="nobody is a Pod"),
+        pytest.param(NODE_CIDR, Packet(POD, ""), TO_BOTH_MASQ, id="a Pod of another node"),
+        pytest.param(NODE_CIDR, Packet("10.244.1.9", ""), TO_BOTH, id="a Pod of this node"),
+    ],
+)
+def test_who_is_a_pod(config: NodeConfig, packet: Packet, end: object) -> None:
+    """For the clusterIP; under policy Local, Pods reach every endpoint by the external ways, too."""
+    node = dataclasses.replace(NODE, pod_cidrs=("10.244.1.0/24", "fd00:10:244:1::/64"))
+    rules = Ruleset(IPFamily.IPV4, config, NODE)
+    rules.replace([(ALL_WAYS.key, dataclasses.replace(ALL_WAYS, external_policy=LOCAL))])
+    rules.set_node(node)
+    walker = Walker(rules.chains, frozenset({NODE_IP, "10.244.1.1"}))
+    assert _came_to(walker.ways(dataclasses.replace(packet, destination="10.96.0.1", port=80))) == end
+    if not packet.from_node and config.detect_local is not Detect.NONE:
+        outer = TO_BOTH if end == TO_BOTH else TO_HERE
+        ways = walker.ways(dataclasses.replace(packet, destination="203.0.113.9", port=80))
+        assert {way.backend for way in ways} == {str(backend) for backend, _ in outer}
+
+
+def test_nodeports_on_localhost_are_for_the_nodes_own_programs() -> None:
+    own = Packet("127.0.0.1", "127.0.0.1", 30080, from_node=True)
+    assert _came_to(_walker(ALL_WAYS).ways(own)) == {(Fate.UNTOUCHED, False)}
+    walker = _walker(ALL_WAYS, config=dataclasses.replace(CONFIG, localhost_nodeports=True))
+    assert _came_to(walker.ways(own)) == TO_BOTH_MASQ
+    neighbour = Packet(OUTSIDE, "127.0.0.1", 30080)
+    walker = dataclasses.replace(walker, node_addresses=walker.node_addresses | {"127.0.0.1"})
+    for port in (30080, 631):
+        assert _came_to(walker.ways(dataclasses.replace(neighbour, port=port))) == DROPPED
 
 
 def test_masquerade_all_is_for_cluster_ips() -> None:
