@@ -73,12 +73,14 @@ class CallCount:
     """Calls made to the world so far, by operation ("CreateLoadBalancer"). Not reset by the provider.
 
     `answers`: (service, operation, error code) -> how many, of a provider that can tell; the code is empty
-    for success. For metrics only."""
+    for success. `waited_s`: family of calls -> seconds for which the provider itself held calls back, to stay
+    within the world's limits. Both for metrics only."""
 
     read: int = 0
     write: int = 0
     by_operation: dict[str, int] = field(default_factory=dict)
     answers: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    waited_s: dict[str, float] = field(default_factory=dict)
 
 
 class Provider(typing.Protocol[ObservedT]):

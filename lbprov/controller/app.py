@@ -74,6 +74,7 @@ class App:
         self._term: Term | None = None
         self._provider: Provider[typing.Any] | None = None
         self._past_answers: Counter[tuple[str, str, str]] = Counter()
+        self._past_waits_s: dict[str, float] = {}
         self._elector_thread: threading.Thread | None = None
         self._metrics = metrics
         self._offer(metrics)
@@ -130,7 +131,7 @@ class App:
             log.exception("the provider cannot be made")
             self._failure = f"the provider cannot be made: {error}"
             return
-        self._past_answers = self._answers()
+        self._past_answers, self._past_waits_s = self._answers(), self._waits_s()
         self._provider = provider
         is_leader = self._elector.is_leader if self._elector else lambda: True
         self._term = Term(
@@ -225,6 +226,7 @@ class App:
             m.LEADER, lambda: [((), float((t := self._term) is not None and t.may_write()))]
         )
         metrics.read_at_scrape(m.CLOUD_REQUESTS, self._cloud_requests)
+        metrics.read_at_scrape(m.CLOUD_WAITS, self._cloud_waits)
 
     def _depths(self) -> Iterator[m.Sample]:
         if (term := self._term) is not None:
@@ -247,3 +249,13 @@ class App:
 
     def _cloud_requests(self) -> Iterator[m.Sample]:
         yield from sorted(self._answers().items())
+
+    def _waits_s(self) -> dict[str, float]:
+        """By family of requests, of this term and of those before it."""
+        now_s = self._provider.calls().waited_s if self._provider else {}
+        families = self._past_waits_s.keys() | now_s.keys()
+        return {f: self._past_waits_s.get(f, 0.0) + now_s.get(f, 0.0) for f in families}
+
+    def _cloud_waits(self) -> Iterator[m.Sample]:
+        for family, waited_s in sorted(self._waits_s().items()):
+            yield (family,), waited_s

@@ -86,6 +86,13 @@ CLOUD_REQUESTS = Declared(
         ("code", "the cloud's error code; empty for success, and where the provider does not tell"),
     ),
 )
+CLOUD_WAITS = Declared(
+    "lbprov_cloud_api_wait_seconds_total",
+    "counter",
+    "How long requests were held back before they were made, to stay within the cloud's rate limits; all "
+    "workers together.",
+    (("family", "requests that the cloud counts together, as the provider names them: `elbv2-mutate`"),),
+)
 QUEUE_DEPTH = Declared(
     "lbprov_workqueue_depth",
     "gauge",
@@ -165,6 +172,7 @@ DECLARED = (
     RECONCILE_ERRORS,
     RECONCILE_RESULTS,
     CLOUD_REQUESTS,
+    CLOUD_WAITS,
     QUEUE_DEPTH,
     QUEUE_ADDS,
     QUEUE_RETRIES,

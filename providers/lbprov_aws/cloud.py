@@ -1,8 +1,9 @@
 """The one place that talks to AWS, and the only importer of its SDK.
 
 The seam is narrow: `call` and `pages`, by service and operation, with the SDK's plain dictionaries. Every
-request is counted here, errors are translated here once, and a read-only provider is stopped here. Retries
-of the transport are botocore's own ("standard" mode); nothing above this module repeats a call at once.
+request is counted here and waits here for its turn (`pace`), errors are translated here once, and a read-only
+provider is stopped here. Retries of the transport are botocore's own ("standard" mode); nothing above this
+module repeats a call at once.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,8 +23,9 @@ from botocore import exceptions, xform_name
 from botocore.config import Config
 
 from lbprov.api import CallCount, ProviderError
+from lbprov_aws.pace import DEFAULTS, Family, Pace, Rate, family_of
 from lbprov_aws.placement import WRONG_REGION
-from lbprov_aws.refusals import no_credentials, translate
+from lbprov_aws.refusals import THROTTLED, no_credentials, translate
 
 ELBV2, EC2, TAGGING = "elbv2", "ec2", "resourcegroupstaggingapi"
 
@@ -38,15 +42,25 @@ class Cloud:
     """AWS in one region. Safe for threads. Raises `ProviderError` and `RetryLater` only (see `refusals`)."""
 
     def __init__(
-        self, region: str = "", *, read_only: bool = False, elsewhere: Callable[[], str] | None = None
+        self,
+        region: str = "",
+        *,
+        read_only: bool = False,
+        elsewhere: Callable[[], str] | None = None,
+        rates: Mapping[Family, Rate] | None = None,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """An empty region: the environment's or the profile's, and then what `elsewhere` says. If that
-        raises `ProviderError`, it is asked anew by every call until it does not."""
+        raises `ProviderError`, it is asked anew by every call until it does not. `rates` None: AWS's, if it
+        is AWS that is asked, and not something on this machine."""
         self._read_only = read_only
         self._count = CallCount()
         self._lock = threading.Lock()
         self._clients: dict[str, Any] = {}
         self._elsewhere = elsewhere
+        self._rates = rates
+        self._now_s = now_s
+        self._pace = Pace({}, now_s, time.sleep)
         with _credentials():
             self._session = boto3.Session()
             # The SDKs' name for it; this one knows only AWS_DEFAULT_REGION.
@@ -89,8 +103,14 @@ class Cloud:
                     self._session.get_credentials()
                 with _translated("", "", ""):
                     self._clients = {s: self._client(self._session, s, region) for s in _PAGE_SIZE}
+                self._pace = self._paced()
                 _log.info("AWS", extra={"region": region, "credentials": self.credentials_from or "none"})
             return self._clients
+
+    def _paced(self) -> Pace:
+        here = all(_is_here(client.meta.endpoint_url) for client in self._clients.values())
+        rates = ({} if here else DEFAULTS) if self._rates is None else self._rates
+        return Pace(rates, self._now_s, time.sleep)
 
     def _ready(self, service: str) -> Any:
         """A client with credentials that are valid now."""
@@ -112,9 +132,15 @@ class Cloud:
             user_agent_extra="lbprov",
         )
         client = session.client(service, region, config=config)  # type: ignore[call-overload]
+        client.meta.events.register_first("request-created", self._await_turn)
         client.meta.events.register_last("before-send", self._sent)
         client.meta.events.register_last("response-received", self._answered)
         return client
+
+    def _await_turn(self, event_name: str, **_: object) -> None:
+        """Before every request is signed, a repeated one too: a signature does not keep."""
+        service, operation = event_name.split(".")[1:]
+        self._pace.wait(family_of(service, operation))
 
     def _sent(self, event_name: str, **_: object) -> None:
         """Every request, repeated ones too: what AWS counts against its limits."""
@@ -138,6 +164,8 @@ class Cloud:
         code = type(exception).__name__ if exception else ""
         if parsed_response:
             code = str(parsed_response.get("Error", {}).get("Code", ""))
+        if code in THROTTLED:
+            self._pace.refused(family_of(service, operation))
         with self._lock:
             answer = (service, operation, code)
             self._count.answers[answer] = self._count.answers.get(answer, 0) + 1
@@ -145,7 +173,10 @@ class Cloud:
     def calls(self) -> CallCount:
         with self._lock:
             return replace(
-                self._count, by_operation=dict(self._count.by_operation), answers=dict(self._count.answers)
+                self._count,
+                by_operation=dict(self._count.by_operation),
+                answers=dict(self._count.answers),
+                waited_s=self._pace.waited_s(),
             )
 
     def call(self, service: str, operation: str, **parameters: Any) -> dict[str, Any]:
@@ -166,6 +197,12 @@ class Cloud:
             return [
                 item for page in paginator.paginate(**parameters, PaginationConfig=size) for item in page[key]
             ]
+
+
+def _is_here(endpoint: str) -> bool:
+    """Whether an endpoint is of this machine: an emulator, which has none of AWS's limits."""
+    host = urllib.parse.urlsplit(endpoint).hostname or ""
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 @contextlib.contextmanager

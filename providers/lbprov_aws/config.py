@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lbprov.api import ProviderOption
+from lbprov_aws import pace
 
 
 def _region(text: str) -> str:
@@ -63,6 +64,13 @@ OPTIONS = (
         default="300",
         parse=_resync_s,
     ),
+    ProviderOption(
+        "api-rates",
+        "How fast AWS may be called, instead of somewhat below its limits: off, or FAMILY=PER_SECOND:BURST,… "
+        f"for some of {', '.join(f'{f}={r}' for f, r in pace.DEFAULTS.items())}. An emulator on this machine "
+        "is not held back.",
+        parse=pace.parse,
+    ),
 )
 
 
@@ -72,6 +80,8 @@ class Config:
     vpc_id: str
     subnet_ids: tuple[str, ...]
     resync_s: float
+    rates: Mapping[pace.Family, pace.Rate] | None
+    """None: AWS's limits decide."""
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Config:
@@ -80,4 +90,5 @@ class Config:
             vpc_id=options["vpc-id"],
             subnet_ids=options["subnet-ids"],
             resync_s=options["resync-seconds"],
+            rates=options["api-rates"],
         )

@@ -36,7 +36,13 @@ class AwsProvider:
         _check_cluster(context.cluster)
         config = Config.of(context.options)
         placement = Placement(context.provider_ids)
-        self._cloud = Cloud(config.region, read_only=context.read_only, elsewhere=placement.region)
+        self._cloud = Cloud(
+            config.region,
+            read_only=context.read_only,
+            elsewhere=placement.region,
+            rates=config.rates,
+            now_s=context.now_s,
+        )
         self._inventory = Inventory(self._cloud, context.cluster, context.now_s, config.resync_s)
         address_book = AddressBook(self._cloud, self._inventory, context.now_s)
         rejected = RejectedTargets(context.now_s)

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import lbprov_aws
-from lbprov_aws import wishes
+from lbprov_aws import pace, wishes
 from lbprov_aws.config import OPTIONS
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +27,12 @@ def test_permissions_are_those_that_the_code_uses() -> None:
 def test_settings() -> None:
     settings = DOC.split("## Settings")[1].split("##")[0]
     assert re.findall(r"^\| `([a-z-]+)` \|", settings, re.MULTILINE) == [option.name for option in OPTIONS]
+
+
+def test_rates() -> None:
+    section = DOC.split("### Rate limits")[1].split("##")[0]
+    rows = re.findall(r"^\| `([a-z0-9-]+)` \| ([0-9.:]+) \|", section, re.MULTILINE)
+    assert rows == [(family, str(rate)) for family, rate in pace.DEFAULTS.items()]
 
 
 def test_reasons_of_addresses() -> None:

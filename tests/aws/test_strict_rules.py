@@ -351,3 +351,47 @@ def test_requests_are_recorded_as_sent(parts: Parts) -> None:
     assert (first["operation"], first["code"]) == ("CreateLoadBalancer", "")
     assert first["params"]["SubnetMappings.member.1.SubnetId"] == parts.subnets[0]
     assert second["code"] == "ValidationError"
+
+
+@pytest.mark.parametrize(
+    ("operation", "tokens", "code"),
+    [
+        pytest.param("describe_load_balancers", 40, "Throttling", id="elbv2-describe"),
+        pytest.param("register_targets", 20, "Throttling", id="elbv2-register"),
+        pytest.param("add_tags", 20, "Throttling", id="elbv2-mutate"),
+        pytest.param("create_tags", 50, "RequestLimitExceeded", id="ec2-mutate"),
+        pytest.param("describe_vpcs", 100, "RequestLimitExceeded", id="ec2-describe"),
+    ],
+)
+def test_rates(parts: Parts, operation: str, tokens: int, code: str) -> None:
+    """As many as there are tokens, and no more, however long they take: time stands nearly still."""
+    arn, node = parts.targets(), parts.world.instance_id("node-1")
+    tag: Any = [{"Key": "a", "Value": "b"}]
+    calls: dict[str, Callable[[], object]] = {
+        "describe_load_balancers": parts.world.elbv2.describe_load_balancers,
+        "register_targets": partial(
+            parts.world.elbv2.register_targets, TargetGroupArn=arn, Targets=[{"Id": node}]
+        ),
+        "add_tags": partial(parts.world.elbv2.add_tags, ResourceArns=[arn], Tags=tag),
+        "create_tags": partial(parts.world.ec2.create_tags, Resources=[node], Tags=tag),
+        "describe_vpcs": parts.world.ec2.describe_vpcs,
+    }
+    call = calls[operation]
+    parts.world.server.limit_rates(1e-6)
+    for _ in range(tokens):
+        call()
+    assert code_of(call) == code
+    parts.world.ec2.describe_subnets()  # the other buckets have theirs
+    parts.world.server.limit_rates(0)
+    call()
+
+
+def test_tokens_come_back(parts: Parts) -> None:
+    describe = parts.world.elbv2.describe_load_balancers
+    parts.world.server.limit_rates(1e-6)
+    for _ in range(40):
+        describe()
+    assert code_of(describe) == "Throttling"
+    parts.world.server.limit_rates(1e6)
+    for _ in range(50):
+        describe()

@@ -147,6 +147,11 @@ class MotoServer:
         group) stay in use, as they do for minutes on AWS. Turning it off releases them."""
         self.control(linger=on)
 
+    def limit_rates(self, speed: float = 1.0) -> None:
+        """From now on calls are throttled as AWS throttles them, as if time went `speed` times as fast (0:
+        no more)."""
+        self.control(speed=speed)
+
     def requests(self) -> list[dict[str, Any]]:
         """Every call since the last reset, oldest first: `operation`, `params` (flat, as sent), `code`
         (empty: success)."""

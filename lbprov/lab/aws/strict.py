@@ -21,6 +21,7 @@ from lbprov.lab.aws import call as calls
 from lbprov.lab.aws import memory, quick
 from lbprov.lab.aws.call import Call, Refusal
 from lbprov.lab.aws.faults import Faults
+from lbprov.lab.aws.rates import Rates
 from lbprov.lab.aws.rules import RULES, Replay
 from lbprov.lab.aws.server import CONTROL_PATH
 
@@ -47,6 +48,7 @@ class StrictAws:
         self._enforce = enforce
         self._lock = threading.Lock()
         self._faults = Faults()
+        self._rates = Rates()
         self._requests: list[dict[str, Any]] = []
         quick.install()
         if enforce:
@@ -66,20 +68,25 @@ class StrictAws:
         return [answer.body]
 
     def _answer(self, call: Call, environ: dict[str, Any], body: bytes) -> _Answer:
+        throttled = self._rates.refusal(call, time.monotonic())
         if delay_s := self._faults.delay_s(call.operation):
             time.sleep(delay_s)
         with self._lock:
-            try:
-                self._faults.refuse(call.operation, "before")
-                answer = self._carry_out(call, environ, body)
-                self._faults.refuse(call.operation, "after")
-            except Refusal as refusal:
-                answer = _refused(call, refusal)
-            except Exception:
-                # A bug here or in moto. As a client's error, so that it is seen at once and not tried again.
-                answer = _refused(call, Refusal("LabBug", traceback.format_exc()))
+            answer = _refused(call, throttled) if throttled else self._judged(call, environ, body)
             code = calls.code_in(answer.body) if answer.failed else ""
             self._requests.append({"operation": call.operation, "params": dict(call.params), "code": code})
+        return answer
+
+    def _judged(self, call: Call, environ: dict[str, Any], body: bytes) -> _Answer:
+        try:
+            self._faults.refuse(call.operation, "before")
+            answer = self._carry_out(call, environ, body)
+            self._faults.refuse(call.operation, "after")
+        except Refusal as refusal:
+            return _refused(call, refusal)
+        except Exception:
+            # A bug here or in moto. As a client's error, so that it is seen at once and not tried again.
+            return _refused(call, Refusal("LabBug", traceback.format_exc()))
         return answer
 
     def _carry_out(self, call: Call, environ: dict[str, Any], body: bytes) -> _Answer:
@@ -113,11 +120,14 @@ class StrictAws:
             if orders.get("reset"):
                 self._faults.clear()
                 self._requests.clear()
+                self._rates.enforce(0)
                 memory.reset()
             if "fail" in orders:
                 self._faults.add(orders["fail"])
             if "delay" in orders:
                 self._faults.add(orders["delay"])
+            if "speed" in orders:
+                self._rates.enforce(orders["speed"])
             if "linger" in orders:
                 memory.linger(orders["linger"])
             text = json.dumps({"requests": self._requests} if not orders else {}).encode()
