@@ -232,6 +232,7 @@ def throttled(server: MotoServer) -> int:
 )
 def test_many_services_at_once_are_never_throttled(lab: Lab, services: int, speed: int) -> None:
     """AWS's limits and ours, with time going `speed` times as fast for both."""
+    lab.server.quotas(load_balancers=services)
     lab.options["api-rates"] = hurried(speed)
     lab.clock = time.monotonic  # type: ignore[assignment]
     lab.restart()

@@ -48,6 +48,7 @@ def test_one_address_wanted_by_ten_at_once(lab: Lab) -> None:
 
 
 def test_start_reads_pages_and_one_look_per_resource(lab: Lab) -> None:
+    lab.server.quotas(load_balancers=55)
     wanted = [lab.desired(f"web-{n}") for n in range(55)]
     for desired in wanted:
         lab.reconcile(desired)

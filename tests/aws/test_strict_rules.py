@@ -276,12 +276,45 @@ def test_targets_are_instances_of_the_network(parts: Parts) -> None:
     register(parts.world.instance_id("node-1"))
 
 
+def states(parts: Parts, group: str) -> dict[str, str]:
+    """Node -> state of the target."""
+    names = {parts.world.instance_id(name): name for name in parts.world.provider_ids}
+    health = parts.world.elbv2.describe_target_health(TargetGroupArn=group)["TargetHealthDescriptions"]
+    return {names[h["Target"]["Id"]]: h["TargetHealth"]["State"] for h in health}
+
+
+def test_targets_begin_and_drain(parts: Parts) -> None:
+    group, world = parts.targets(), parts.world
+    nodes: Any = [{"Id": world.instance_id(name)} for name in ("node-1", "node-2")]
+    world.elbv2.register_targets(TargetGroupArn=group, Targets=nodes)
+    assert states(parts, group) == {"node-1": "unused", "node-2": "unused"}
+    world.server.settle_targets(3600)
+    parts.listener(parts.balancer()["LoadBalancerArn"], group)
+    assert states(parts, group) == {"node-1": "initial", "node-2": "initial"}
+    world.server.settle_targets(0)
+    assert states(parts, group) == {"node-1": "healthy", "node-2": "healthy"}
+    world.elbv2.deregister_targets(TargetGroupArn=group, Targets=nodes[:1])
+    assert states(parts, group) == {"node-1": "draining", "node-2": "healthy"}
+    assert world.load_balancers()[0].listeners[0].targets == (world.instance_id("node-2"),)
+    world.elbv2.register_targets(TargetGroupArn=group, Targets=nodes[:1])
+    assert states(parts, group) == {"node-1": "healthy", "node-2": "healthy"}
+
+
+def test_no_delay_no_draining(parts: Parts) -> None:
+    group, node = parts.targets(), [{"Id": parts.world.instance_id("node-1")}]
+    delay: Any = [{"Key": "deregistration_delay.timeout_seconds", "Value": "0"}]
+    parts.world.elbv2.modify_target_group_attributes(TargetGroupArn=group, Attributes=delay)
+    parts.world.elbv2.register_targets(TargetGroupArn=group, Targets=node)  # type: ignore[arg-type]
+    parts.world.elbv2.deregister_targets(TargetGroupArn=group, Targets=node)  # type: ignore[arg-type]
+    assert states(parts, group) == {}
+
+
 def test_deregistering_twice_is_harmless(parts: Parts) -> None:
     group, node = parts.targets(), [{"Id": parts.world.instance_id("node-1")}]
     parts.world.elbv2.register_targets(TargetGroupArn=group, Targets=node)  # type: ignore[arg-type]
     for _ in range(2):
         parts.world.elbv2.deregister_targets(TargetGroupArn=group, Targets=node)  # type: ignore[arg-type]
-    assert parts.world.elbv2.describe_target_health(TargetGroupArn=group)["TargetHealthDescriptions"] == []
+    assert states(parts, group) == {"node-1": "draining"}
 
 
 @pytest.mark.parametrize(
@@ -351,47 +384,3 @@ def test_requests_are_recorded_as_sent(parts: Parts) -> None:
     assert (first["operation"], first["code"]) == ("CreateLoadBalancer", "")
     assert first["params"]["SubnetMappings.member.1.SubnetId"] == parts.subnets[0]
     assert second["code"] == "ValidationError"
-
-
-@pytest.mark.parametrize(
-    ("operation", "tokens", "code"),
-    [
-        pytest.param("describe_load_balancers", 40, "Throttling", id="elbv2-describe"),
-        pytest.param("register_targets", 20, "Throttling", id="elbv2-register"),
-        pytest.param("add_tags", 20, "Throttling", id="elbv2-mutate"),
-        pytest.param("create_tags", 50, "RequestLimitExceeded", id="ec2-mutate"),
-        pytest.param("describe_vpcs", 100, "RequestLimitExceeded", id="ec2-describe"),
-    ],
-)
-def test_rates(parts: Parts, operation: str, tokens: int, code: str) -> None:
-    """As many as there are tokens, and no more, however long they take: time stands nearly still."""
-    arn, node = parts.targets(), parts.world.instance_id("node-1")
-    tag: Any = [{"Key": "a", "Value": "b"}]
-    calls: dict[str, Callable[[], object]] = {
-        "describe_load_balancers": parts.world.elbv2.describe_load_balancers,
-        "register_targets": partial(
-            parts.world.elbv2.register_targets, TargetGroupArn=arn, Targets=[{"Id": node}]
-        ),
-        "add_tags": partial(parts.world.elbv2.add_tags, ResourceArns=[arn], Tags=tag),
-        "create_tags": partial(parts.world.ec2.create_tags, Resources=[node], Tags=tag),
-        "describe_vpcs": parts.world.ec2.describe_vpcs,
-    }
-    call = calls[operation]
-    parts.world.server.limit_rates(1e-6)
-    for _ in range(tokens):
-        call()
-    assert code_of(call) == code
-    parts.world.ec2.describe_subnets()  # the other buckets have theirs
-    parts.world.server.limit_rates(0)
-    call()
-
-
-def test_tokens_come_back(parts: Parts) -> None:
-    describe = parts.world.elbv2.describe_load_balancers
-    parts.world.server.limit_rates(1e-6)
-    for _ in range(40):
-        describe()
-    assert code_of(describe) == "Throttling"
-    parts.world.server.limit_rates(1e6)
-    for _ in range(50):
-        describe()

@@ -152,6 +152,18 @@ class MotoServer:
         no more)."""
         self.control(speed=speed)
 
+    def quotas(self, **values: int) -> None:
+        """Other quotas than an account has from the start: the fields of `quotas.Quotas`."""
+        self.control(quotas=values)
+
+    def settle_targets(self, seconds: float) -> None:
+        """Targets are `initial` for so long after they were registered."""
+        self.control(settle=seconds)
+
+    def lag(self, *, tagging: float = 0.0, elbv2: float = 0.0, ec2: float = 0.0) -> None:
+        """From now on these APIs show things as they were so many seconds ago (inf: as they are now)."""
+        self.control(lag={"tagging": tagging, "elasticloadbalancing": elbv2, "ec2": ec2})
+
     def requests(self) -> list[dict[str, Any]]:
         """Every call since the last reset, oldest first: `operation`, `params` (flat, as sent), `code`
         (empty: success)."""

@@ -18,9 +18,10 @@ from typing import Any
 from werkzeug.test import run_wsgi_app
 
 from lbprov.lab.aws import call as calls
-from lbprov.lab.aws import memory, quick
+from lbprov.lab.aws import memory, quick, quotas, targets
 from lbprov.lab.aws.call import Call, Refusal
 from lbprov.lab.aws.faults import Faults
+from lbprov.lab.aws.lag import Lag
 from lbprov.lab.aws.rates import Rates
 from lbprov.lab.aws.rules import RULES, Replay
 from lbprov.lab.aws.server import CONTROL_PATH
@@ -49,10 +50,12 @@ class StrictAws:
         self._lock = threading.Lock()
         self._faults = Faults()
         self._rates = Rates()
+        self._lag = Lag()
         self._requests: list[dict[str, Any]] = []
         quick.install()
         if enforce:
             memory.install()
+            targets.install()
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
@@ -92,13 +95,13 @@ class StrictAws:
     def _carry_out(self, call: Call, environ: dict[str, Any], body: bytes) -> _Answer:
         if not self._enforce:
             return self._ask_moto(environ, body)
-        for rule in RULES:
-            if call.operation not in rule.operations:
-                continue
-            replay = rule.check(call)
-            if isinstance(replay, Replay):
-                return self._replay(call, replay, environ)
-        with memory.during(call):
+        with self._lag.during(call, time.monotonic()), memory.during(call):
+            for rule in RULES:
+                if call.operation not in rule.operations:
+                    continue
+                replay = rule.check(call)
+                if isinstance(replay, Replay):
+                    return self._replay(call, replay, environ)
             return self._ask_moto(environ, body)
 
     def _replay(self, call: Call, replay: Replay, environ: dict[str, Any]) -> _Answer:
@@ -116,22 +119,30 @@ class StrictAws:
         return _Answer(status, list(headers), b"".join(parts))
 
     def _control(self, orders: dict[str, Any]) -> _Answer:
+        handlers: dict[str, Callable[[Any], None]] = {
+            "reset": lambda _: self._reset(),
+            "fail": self._faults.add,
+            "delay": self._faults.add,
+            "linger": memory.linger,
+            "speed": self._rates.enforce,
+            "quotas": quotas.change,
+            "settle": targets.settle,
+            "lag": self._lag.change,
+        }
         with self._lock:
-            if orders.get("reset"):
-                self._faults.clear()
-                self._requests.clear()
-                self._rates.enforce(0)
-                memory.reset()
-            if "fail" in orders:
-                self._faults.add(orders["fail"])
-            if "delay" in orders:
-                self._faults.add(orders["delay"])
-            if "speed" in orders:
-                self._rates.enforce(orders["speed"])
-            if "linger" in orders:
-                memory.linger(orders["linger"])
+            for order, value in orders.items():
+                handlers[order](value)
             text = json.dumps({"requests": self._requests} if not orders else {}).encode()
         return _Answer("200 OK", [("Content-Type", "application/json")], text)
+
+    def _reset(self) -> None:
+        self._faults.clear()
+        self._requests.clear()
+        self._rates.enforce(0)
+        self._lag.change({})
+        memory.reset()
+        targets.reset()
+        quotas.reset()
 
 
 def _refused(call: Call, refusal: Refusal) -> _Answer:

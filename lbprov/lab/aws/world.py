@@ -156,7 +156,7 @@ class AwsWorld:
             port=listener["Port"],
             protocol=listener["Protocol"],
             target_port=self.elbv2.describe_target_groups(TargetGroupArns=[group])["TargetGroups"][0]["Port"],
-            targets=tuple(sorted(target["Target"]["Id"] for target in health)),
+            targets=_registered(health),
         )
 
     def _source_ranges(self, group_ids: Sequence[str]) -> tuple[str, ...]:
@@ -205,7 +205,7 @@ class AwsWorld:
         # A path that is left from another protocol says nothing.
         idle = set() if group["HealthCheckProtocol"] == "HTTP" else {"HealthCheckPath"}
         check = " ".join(str(group[key]) for key in sorted(group.keys() - idle) if key.startswith("Health"))
-        targets = " ".join(sorted(target["Target"]["Id"] for target in health))
+        targets = " ".join(_registered(health))
         return (
             f"target group {group['TargetGroupName']}: {group['Protocol']} {group['Port']}, checked {check}, "
             f"sticky {sticky}, targets {targets}"
@@ -224,6 +224,12 @@ def _addresses(balancer: Any) -> tuple[str, ...]:
     """The fixed ones."""
     found = [a for zone in balancer["AvailabilityZones"] for a in zone.get("LoadBalancerAddresses", [])]
     return tuple(a.get("IpAddress") or a.get("PrivateIPv4Address", "") for a in found)
+
+
+def _registered(health: Sequence[Any]) -> tuple[str, ...]:
+    """Instance ids; those that drain have left."""
+    there = (target for target in health if target["TargetHealth"]["State"] != "draining")
+    return tuple(sorted(target["Target"]["Id"] for target in there))
 
 
 def _security_group_line(group: Any) -> str:
