@@ -6,12 +6,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from lbprov.api import Provider, ProviderContext, ProviderError
+from lbprov.controller import queue as queue_module
 from lbprov.controller import term as term_module
 from lbprov.controller.app import App
 from lbprov.controller.term import Settings
@@ -47,6 +49,7 @@ def service(name: str, **fields: object) -> Service:
 
 
 def eventually(check: Callable[[], object], timeout_s: float = 60.0) -> None:
+    """The limit only bounds a hang."""
     deadline_s = time.monotonic() + timeout_s
     while not check():
         assert time.monotonic() < deadline_s, "it never came to that"
@@ -128,7 +131,7 @@ class Rig:
 
     def end(self) -> int | None:
         self.stop.set()
-        self.thread.join(20)
+        self.thread.join(60)
         return self.code
 
     def metric(self, name: str, **labels: str) -> float:
@@ -143,12 +146,15 @@ class Rig:
 
     def settle(self) -> None:
         """Until no key has a turn or waits for one now."""
-        eventually(
-            lambda: (
-                self.metric("lbprov_workqueue_depth") == 0
-                and self.metric("lbprov_workqueue_longest_running_seconds") == 0
-            )
-        )
+        eventually(self._is_quiet)
+
+    def _is_quiet(self) -> bool:
+        """One look: between two, a key can pass from the one place to the other."""
+        term = self.app._term
+        assert term is not None
+        with term.queue._news:
+            turns = term.queue._turns
+            return not turns.running() and not any(turns.depth().values())
 
     def kinds(self, name: str = "") -> list[str]:
         """What the world holds, of one Service or of all."""
@@ -245,8 +251,8 @@ def test_a_restart_writes_nothing_and_looks_at_what_is_new_first(rigs: list[Rig]
     assert second.metric("lbprov_reconcile_results_total", result="created") == 1
     assert {write.split()[1] for write in first.cluster.memory.writes} == {"default/new"}
     assert first.world.writes - writes == 5
-    assert second.metric("lbprov_cloud_api_requests_total", operation="list") == 2, (
-        "one by us, one by a Service"
+    assert 1 <= second.metric("lbprov_cloud_api_requests_total", operation="list") <= 2, (
+        "one by us, and one by a Service that came first"
     )
 
 
@@ -373,7 +379,13 @@ def test_a_name_that_went_to_somebody_else_takes_what_it_had_along(rig: Rig) -> 
     assert rig.cluster.memory.get(ObjectKey("default", "web")).conditions == ()
 
 
-def test_what_could_not_be_told_is_told_as_soon_as_the_api_server_is_back(rig: Rig) -> None:
+def test_what_could_not_be_told_is_told_as_soon_as_the_api_server_is_back(
+    rigs: list[Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With pauses so long that nothing but the news of its return can have ended them."""
+    monkeypatch.setattr(queue_module, "Backoff", partial(queue_module.Backoff, first_s=900.0, base_s=900.0))
+    rig = Rig().start()
+    rigs.append(rig)
     rig.cluster.put(service("web"))
     eventually(lambda: rig.ready("web"))
     rig.settle()
@@ -382,16 +394,12 @@ def test_what_could_not_be_told_is_told_as_soon_as_the_api_server_is_back(rig: R
         service("web", ports=(ServicePort(81, node_port=30080), ServicePort(82, node_port=30081)))
     )
     rig.cluster.put(service("new"))
-    eventually(lambda: rig.kinds("web").count("listener") == 2)
-    time.sleep(1.5)
+    eventually(lambda: rig.metric("lbprov_workqueue_retries_total") == 2)
+    assert rig.kinds("web").count("listener") == 2
     assert rig.kinds("new") == [], "no finalizer, no load balancer"
-    turns = rig.metric("lbprov_reconcile_results_total")
-    assert turns <= 1 + 2 * 2, "backed off, as the cloud may be asked in each"
     rig.cluster.unreachable = False
     rig.app.recovered()
-    back_s = time.monotonic()
     eventually(lambda: rig.ready("new"))
-    assert time.monotonic() - back_s < 3, "the next attempt by back-off would have been after 5 s"
 
 
 def test_what_the_world_holds_of_nobody_is_told_and_left_alone(rigs: list[Rig]) -> None:
@@ -434,7 +442,7 @@ class ObstructedWorld(MemoryWorld):
 
     def create(self, wanted: Resource) -> Resource:
         if wanted.owner.service.name == "stuck":
-            self.release.wait(20)
+            self.release.wait(60)
         if wanted.owner.service.name == "poison":
             raise KeyError("a bug")
         return MemoryWorld.create(self, wanted)
@@ -513,7 +521,7 @@ def test_a_clean_end_drains_and_gives_the_lease_up(rigs: list[Rig]) -> None:
     def hold(operation: str, number: int, when: str) -> None:
         if when == "before" and number == 3:
             held.set()
-            release.wait(20)
+            release.wait(60)
 
     rig.world.on_write = hold
     rig.start()
@@ -540,7 +548,7 @@ def test_what_hangs_beyond_the_grace_keeps_the_lease_until_it_runs_out(rigs: lis
     def hold(operation: str, number: int, when: str) -> None:
         if when == "before" and number == 1:
             held.set()
-            release.wait(20)
+            release.wait(60)
 
     rig.world.on_write = hold
     rig.start()
@@ -564,7 +572,7 @@ def test_a_leader_that_is_deposed_writes_nothing_more_and_ends(rigs: list[Rig]) 
     def hold(operation: str, number: int, when: str) -> None:
         if when == "before" and number == 2:
             held.set()
-            release.wait(20)
+            release.wait(60)
 
     rig.world.on_write = hold
     rig.start()

@@ -242,7 +242,7 @@ class Api:
         raise AssertionError("the new connection answers or raises")
 
 
-def eventually(check: Callable[[], T], timeout_s: float = 30.0, every_s: float = 0.05) -> T:
+def eventually(check: Callable[[], T], timeout_s: float = 60.0, every_s: float = 0.05) -> T:
     """Ask until the answer is true, and return it. Raises TimeoutError with the last answer."""
     deadline_s = time.monotonic() + timeout_s
     while not (answer := check()):

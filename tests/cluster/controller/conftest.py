@@ -79,11 +79,14 @@ class ControllerProcess:
         except OSError:
             return 0, ""
 
+    def knows_nodes(self, count: int) -> bool:
+        return self.metric("lbprov_reflector_objects", kind="Node") == count
+
     def ready(self) -> bool:
         assert self.process.poll() is None, f"the controller ended: {self.said()[-3000:]}"
         return self.get("/readyz")[0] == 200
 
-    def wait_ready(self, timeout_s: float = 30.0) -> ControllerProcess:
+    def wait_ready(self, timeout_s: float = 60.0) -> ControllerProcess:
         eventually(self.ready, timeout_s)
         return self
 
@@ -95,17 +98,35 @@ class ControllerProcess:
         return sum(value for found, value in self.samples(name) if labels.items() <= found.items())
 
     def samples(self, name: str) -> list[tuple[dict[str, str], float]]:
-        families = text_string_to_metric_families(self.get("/metrics")[1])
-        return [(s.labels, s.value) for f in families for s in f.samples if s.name == name]
+        return [(labels, value) for found, labels, value in self.scrape() if found == name]
 
-    def settle(self, timeout_s: float = 30.0) -> ControllerProcess:
+    def scrape(self) -> list[tuple[str, dict[str, str], float]]:
+        """All samples: name, labels, value."""
+        families = text_string_to_metric_families(self.get("/metrics")[1])
+        return [(s.name, s.labels, s.value) for f in families for s in f.samples]
+
+    def settle(self, timeout_s: float = 60.0) -> ControllerProcess:
         """Until it leads, and no key has a turn or waits for one now."""
-        eventually(self._settled, timeout_s)
+        looks = [(False, -1.0, -1.0)]
+
+        def settled() -> bool:
+            # Between two numbers of one look a key can pass from the one to the other; not twice unseen.
+            looks.append(self._look())
+            return looks[-1] == looks[-2] and looks[-1][0]
+
+        eventually(settled, timeout_s)
         return self
 
-    def _settled(self) -> bool:
-        busy = self.metric("lbprov_workqueue_longest_running_seconds") + self.metric("lbprov_workqueue_depth")
-        return self.leads() and not busy
+    def _look(self) -> tuple[bool, float, float]:
+        """Whether all is quiet, reasons given for turns, turns."""
+        found = self.scrape()
+
+        def total(name: str, **labels: str) -> float:
+            return sum(v for n, have, v in found if n == name and labels.items() <= have.items())
+
+        busy = total("lbprov_workqueue_longest_running_seconds") + total("lbprov_workqueue_depth")
+        turns = total("lbprov_reconcile_duration_seconds_count", stage="total")
+        return total("lbprov_leader") == 1 and not busy, total("lbprov_workqueue_adds_total"), turns
 
     def pause(self) -> None:
         self.process.send_signal(signal.SIGSTOP)
@@ -113,7 +134,7 @@ class ControllerProcess:
     def resume(self) -> None:
         self.process.send_signal(signal.SIGCONT)
 
-    def stop(self, timeout_s: float = 25.0) -> int:
+    def stop(self, timeout_s: float = 60.0) -> int:
         """SIGTERM; the exit code."""
         self.process.terminate()
         return self.process.wait(timeout_s)
@@ -157,7 +178,7 @@ class Site:
         condition = self.conditions(name).get("Ready")
         return condition is not None and condition["status"] == "True" and bool(self.ingress(name))
 
-    def wait_ready(self, *names: str, timeout_s: float = 20.0) -> None:
+    def wait_ready(self, *names: str, timeout_s: float = 60.0) -> None:
         for name in names:
             eventually(lambda name=name: self.ready(name), timeout_s)  # type: ignore[misc]
 
@@ -165,8 +186,8 @@ class Site:
         return self.api.find("Service", name) is None
 
     def events(self, name: str) -> list[tuple[str, str, str]]:
-        """(type, reason, message), oldest first."""
-        found = self.api.list("Event", fieldSelector=f"involvedObject.name={name}")
+        """(type, reason, message) of ours, oldest first."""
+        found = self.api.list("Event", fieldSelector=about(name))
         found.sort(key=lambda e: (e.get("eventTime") or e.get("firstTimestamp") or "", e["metadata"]["name"]))
         return [(e["type"], e["reason"], e["message"]) for e in found]
 
@@ -185,6 +206,12 @@ class Site:
         """What the controllers asked the API server for in this namespace."""
         mine = [c for c in self.plane.calls(USER) if c.namespace == self.api.namespace]
         return [c for c in mine if not verbs or c.verb in verbs]
+
+
+def about(name: str) -> str:
+    """The selector of our Events on a Service: the API server itself tells of others now and then
+    (ClusterIPNotAllocated, PortNotAllocated, when its repair loop comes by before its allocator has written)."""
+    return f"involvedObject.name={name},source=lbprov"
 
 
 def grant_rights(plane: ControlPlane) -> None:

@@ -54,7 +54,8 @@ class Scene:
         return [port["nodePort"] for port in self.api.get("Service", name)["spec"]["ports"]]
 
     def reasons(self, name: str = "web") -> list[str]:
-        return [e["reason"] for e in self.api.list("Event", fieldSelector=f"involvedObject.name={name}")]
+        ours = f"involvedObject.name={name},source=lbprov"
+        return [e["reason"] for e in self.api.list("Event", fieldSelector=ours)]
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ def test_one_pass_makes_and_the_second_changes_nothing(
     assert results(first) == {"web": "created"}
     (ingress,) = api.get("Service", "web")["status"]["loadBalancer"]["ingress"]
     assert ingress["ipMode"] == "Proxy"
-    eventually(lambda: len(api.list("Event", fieldSelector="involvedObject.name=web")) == 2)
+    eventually(lambda: len(api.list("Event", fieldSelector="involvedObject.name=web,source=lbprov")) == 2)
     calls, writes = len(control_plane.calls(USER)), world.writes
     second = verb("reconcile", "-o", "json")
     assert (second.returncode, results(second)) == (0, {"web": "unchanged"})

@@ -27,7 +27,10 @@ def ours(name: str = "web", **spec: Any) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def _a_node(api: Any, site: Any) -> None:
+    """Known to the controller, so that no Service is seen before it; nor is the last test's taken for it."""
+    eventually(lambda: site.controller.knows_nodes(0))
     add_node(api, "node-1")
+    eventually(lambda: site.controller.knows_nodes(1))
 
 
 def test_made_told_and_taken_away(site: Any) -> None:
