@@ -11,6 +11,7 @@ import os
 import re
 import socket
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,14 +71,18 @@ class Credentials:
     kubeconfig rewritten, a certificate or CA exchanged, a token revoked.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, dress: Callable[[urllib3.PoolManager], None] = lambda _: None) -> None:
+        """`dress` is shown every new pool before it is used."""
         self.place = place
+        self._dress = dress
         self._lock = threading.Lock()
         self._load()
 
     def _load(self) -> None:
-        self._configuration = _configuration(self.place)
-        self._pool = _pool(self._configuration)
+        configuration = _configuration(self.place)
+        pool = _pool(configuration)
+        self._dress(pool)
+        self._configuration, self._pool = configuration, pool
 
     def reload(self) -> None:
         """Raises `UserError` as construction does; what was loaded before stays then."""

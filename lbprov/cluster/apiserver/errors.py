@@ -41,16 +41,24 @@ class Untrusted(ApiError):
 
 class Unavailable(RetryLater):
     """The API server does not answer, or answers that it cannot now (429, 5xx). Nothing is wrong with the
-    request. `answered`: bytes came back. `timed_out`: it was the waiting that ended. `asked_s`: the pause
-    that the server asked for (Retry-After), 0 if it did not."""
+    request. `answered`: bytes came back. `timed_out`: it was the waiting that ended. `given_up`: by us, as
+    others are answered by now: ask again at once. `asked_s`: the pause that the server asked for
+    (Retry-After), 0 if it did not."""
 
     def __init__(
-        self, reason: str, *, asked_s: float = 0.0, answered: bool = False, timed_out: bool = False
+        self,
+        reason: str,
+        *,
+        asked_s: float = 0.0,
+        answered: bool = False,
+        timed_out: bool = False,
+        given_up: bool = False,
     ) -> None:
         super().__init__(reason, asked_s or 5.0)
         self.asked_s = asked_s
         self.answered = answered
         self.timed_out = timed_out
+        self.given_up = given_up
 
 
 MAX_RETRY_AFTER_S = 30.0

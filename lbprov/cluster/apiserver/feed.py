@@ -9,6 +9,8 @@ What is added here:
 - An object that cannot be decoded is left as it was known, and never counts as deleted.
 - A watch that was silent to the end, or is refused again and again (etcd restored from a backup), is
   followed by a list.
+- Where lists succeed and the watches after them are told 410 again and again, lists are what brings news:
+  one every few seconds, and a watch now and then to see whether it works again.
 - Failures in a row are spaced out by `Backoff`, and only a watch that held for a while ends the row: lists
   that succeed do not hide watches that fail.
 """
@@ -38,6 +40,9 @@ V = TypeVar("V")
 PAGE_ITEMS = 500
 HEALTHY_S = 5.0
 MAX_REFUSALS = 3
+GONE_BEFORE_POLLING = 2
+POLL_S = 5.0
+POLLS_PER_WATCH = 4
 WATCH_MIN_S, WATCH_MAX_S = 290, 590
 
 
@@ -107,6 +112,8 @@ class Feed(Generic[K, V]):
         self._lines = 0  # of the watch under way
         self._refusals = 0  # of watches in a row
         self._gone_in_a_row = 0
+        self._watches_gone = 0  # in a row, too
+        self._polls = 0
         self.counts = FeedCounts()
         self.synced = False
 
@@ -174,6 +181,16 @@ class Feed(Generic[K, V]):
         self._version = meta.resource_version or self._version
         return key if changed else None
 
+    def listed(self) -> float:
+        """After a page: seconds to wait before what comes next."""
+        if not self._version or self._watches_gone < GONE_BEFORE_POLLING:
+            return 0.0
+        self._polls += 1
+        if self._polls % POLLS_PER_WATCH == 0:
+            return 0.0
+        self.restart()
+        return POLL_S * self._rng.uniform(0.9, 1.0)
+
     def ended(self, lived_s: float, *, silent: bool = False) -> float:
         """The watch ended in good form, or (`silent`) was given up. Seconds to wait before the next."""
         if silent and not self._lines:
@@ -185,15 +202,14 @@ class Feed(Generic[K, V]):
 
     def gone(self, lived_s: float = 0.0) -> float:
         """410, in whatever way: the next request is an exact list. Seconds to wait before it: none, but in a
-        row of 410s a failure's, and thrice that where lists succeed and the watches after them do not: each
-        round is a list and a watch. When it is a list's own token that expires, the next has no pages."""
+        row of 410s a failure's. When it is a list's own token that expires, the next has no pages."""
         self.counts.failures += 1
-        weight = 3 if self._version else 1
+        self._watches_gone += bool(self._version)
         self.restart(limit=0 if self._list.continue_ else PAGE_ITEMS)
         if lived_s >= HEALTHY_S:
             self._recovered()
         self._gone_in_a_row += 1
-        return 0.0 if self._gone_in_a_row == 1 else weight * self._backoff.next_s()
+        return 0.0 if self._gone_in_a_row == 1 else self._backoff.next_s()
 
     def failed(self, lived_s: float = 0.0, *, refused: bool = False) -> float:
         """Anything else went wrong (`refused`: the server answered, with no). A list begins anew, a watch
@@ -212,7 +228,7 @@ class Feed(Generic[K, V]):
     def _recovered(self) -> None:
         self._backoff.reset()
         self._refusals = 0
-        self._gone_in_a_row = 0
+        self._gone_in_a_row = self._watches_gone = 0
 
     def _begin_list(self, version: str, limit: int) -> None:
         self._list = ListRequest(version, limit)

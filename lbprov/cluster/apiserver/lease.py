@@ -272,6 +272,7 @@ class ApiLease:
 
     def _send(self, method: str, path: str, body: object, timeout_s: float) -> LeaseRecord:
         kind = MERGE_PATCH if method == "PATCH" else "application/json"
+        self._transport.outage.asks()
         answer = self._transport.request(
             method, path, body=body, content_type=kind, timeout_s=timeout_s, vital=True
         )

@@ -25,9 +25,12 @@ SILENCE_S = 200.0
 """An idle watch is bookmarked after two minutes, then every minute (measured, 1.36). A watch from a
 resourceVersion of the future (etcd restored from a backup) is silent for ever."""
 
-PATIENCE_S, MAX_PATIENCE_S = 5.0, 40.0
-"""How long to wait for an answer to begin: little, to be back soon when a server that hung is replaced;
-doubled with every such failure, to get through to one that is slow."""
+PATIENCE_S = 60.0
+"""How long to wait for an answer to begin: as long as an API server takes at most (`--request-timeout`). One
+that hung and is back is noticed earlier, by the probe or by whoever else is answered."""
+
+ONCE_PATIENCE_S = 15.0
+"""Somebody waits for one pass."""
 
 LIST_BODY_S = 60.0
 
@@ -52,7 +55,6 @@ class Reflector(Generic[K, V]):
         self._on_change: Callable[[K], None] | None = None
         self._now_s = now_s
         self._feed = Feed(kind, store, rng or random.Random(), first_version=first_version)  # noqa: S311
-        self._patience_s = PATIENCE_S
         self._complaint = ""
         self._stream: Stream | None = None
         self._opened_s: float | None = None
@@ -94,7 +96,7 @@ class Reflector(Generic[K, V]):
         for _ in range(3):
             try:
                 while self._feed.is_listing:
-                    self._list(self._feed.next())
+                    self._list(self._feed.next(), ONCE_PATIENCE_S)
             except Gone:
                 self._feed.gone()
             else:
@@ -104,14 +106,14 @@ class Reflector(Generic[K, V]):
     def _run(self) -> None:
         while not self._stopping:
             self._wake.clear()
-            pause_s = self._step()
+            pause_s = self._transport.outage.hold_s() or self._step()
             if pause_s and not self._stopping:
                 self._wake.wait(pause_s)
 
     def _step(self) -> float:
         """One request; seconds until the next. Never raises."""
         request = self._feed.next()
-        began_s, self._opened_s = self._now_s(), None
+        self._opened_s = None
         try:
             pause_s = self._list(request) if isinstance(request, ListRequest) else self._watch(request)
         except Gone as error:
@@ -125,8 +127,6 @@ class Reflector(Generic[K, V]):
         if self._complaint and isinstance(request, WatchRequest):
             log.info("%s: followed again", self._kind.resource)
             self._complaint = ""
-        answer_s = (self._opened_s or self._now_s()) - began_s
-        self._patience_s = max(PATIENCE_S, min(2 * answer_s, MAX_PATIENCE_S))
         return pause_s
 
     def _after(self, error: LbprovError) -> float:
@@ -134,19 +134,17 @@ class Reflector(Generic[K, V]):
         level = logging.DEBUG if str(error) == self._complaint else logging.WARNING
         self._complaint = str(error)
         log.log(level, "%s: %s", self._kind.resource, error)
-        refused, asked_s = True, 0.0
-        if isinstance(error, Unavailable):
-            refused, asked_s = error.answered, error.asked_s
-            if error.timed_out:
-                self._patience_s = min(self._patience_s * 2, MAX_PATIENCE_S)
-        return max(self._feed.failed(self._lived_s(), refused=refused), asked_s)
+        if not isinstance(error, Unavailable):
+            return self._feed.failed(self._lived_s(), refused=True)
+        pause_s = self._feed.failed(self._lived_s(), refused=error.answered)
+        return 0.0 if error.given_up else max(pause_s, error.asked_s)
 
-    def _list(self, request: ListRequest | WatchRequest) -> float:
+    def _list(self, request: ListRequest | WatchRequest, patience_s: float = PATIENCE_S) -> float:
         body = self._transport.request(
             "GET",
             self._kind.path,
             params={**request.params(), **self._kind.selection},
-            timeout_s=self._patience_s,
+            timeout_s=patience_s,
             body_timeout_s=LIST_BODY_S,
             vital=True,
         )
@@ -157,13 +155,13 @@ class Reflector(Generic[K, V]):
             self._tell(key)
         if self._feed.synced:
             self.synced.set()
-        return 0.0
+        return self._feed.listed()
 
     def _watch(self, request: WatchRequest) -> float:
         stream = self._transport.stream(
             self._kind.path,
             {**request.params(), **self._kind.selection},
-            answer_timeout_s=self._patience_s,
+            answer_timeout_s=PATIENCE_S,
             silence_s=SILENCE_S,
         )
         with stream as opened:

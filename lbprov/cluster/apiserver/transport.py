@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import socket
 import ssl
 import threading
 import time
@@ -17,9 +16,12 @@ from lbprov import __version__
 from lbprov.cluster.apiserver.credentials import Credentials, Place
 from lbprov.cluster.apiserver.errors import Unavailable, Untrusted, from_answer
 from lbprov.cluster.apiserver.outage import Outage
+from lbprov.cluster.apiserver.waiting import GivenUpError, Waiting, shut
 from lbprov.model import UserError
 
 if TYPE_CHECKING:
+    import socket
+
     import urllib3
 
 log = logging.getLogger(__name__)
@@ -28,7 +30,7 @@ JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
 STRATEGIC_PATCH = "application/strategic-merge-patch+json"
 
-CONNECT_TIMEOUT_S = 5.0
+CONNECT_TIMEOUT_S = 3.0
 REQUEST_TIMEOUT_S = 10.0
 RELOAD_PAUSE_S = 10.0
 READ_BYTES = 1 << 18
@@ -42,12 +44,14 @@ class Transport:
     """One API server, shared by everybody in this process. Thread-safe; retries nothing but a 401, once,
     with credentials read anew.
 
-    `outage` knows whether the server answers. A request that is not `vital` (reflectors and the elector
-    are) raises `Unavailable` without being sent while somebody else has just found it out.
+    `outage` knows whether the server answers. A request that is not `vital` (reflectors', the elector's and
+    the probe's are) raises `Unavailable` without being sent while somebody else has just found it out.
+    `waiting`: the requests whose answer has not begun.
     """
 
     def __init__(self, place: Place, *, now_s: Callable[[], float] = time.monotonic) -> None:
-        self._credentials = Credentials(place)
+        self.waiting = Waiting(now_s)
+        self._credentials = Credentials(place, self.waiting.watch)
         self._now_s = now_s
         self._reloaded_s = float("-inf")
         self._reload_lock = threading.Lock()
@@ -181,6 +185,8 @@ class Transport:
             message = f"{what}: the server's certificate is not vouched for by {self._credentials.place}"
             raise Untrusted(f"{message}: {_cause(error)}", status=0, retryable=True) from error
         except (broken.HTTPError, OSError) as error:
+            if isinstance(_innermost(error), GivenUpError):
+                raise Unavailable(f"{what}: {_cause(error)}", given_up=True) from error
             self.outage.failed()
             # A refused connection is a kind of timeout to urllib3.
             timed_out = isinstance(error, (broken.TimeoutError, TimeoutError)) and not isinstance(
@@ -223,11 +229,9 @@ class Stream:
             return self._response.read1(READ_BYTES)
 
     def shut(self) -> None:
-        """End it from another thread, at once. The reader sees the stream's end or an error."""
+        """From another thread, at once."""
         if self._socket is not None:
-            with contextlib.suppress(OSError, ValueError):
-                # Not close(): it would wait for the lock that the blocked reader holds (TLS).
-                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+            shut(self._socket)
 
 
 def _socket_of(response: Any) -> socket.socket | None:
@@ -251,12 +255,22 @@ def _quoted(value: str | int) -> str:
     return quote(str(value), safe="")
 
 
-def _cause(error: BaseException) -> str:
-    """The innermost system's reason in words: urllib3 wraps three deep and prints addresses of objects."""
+def _innermost(error: BaseException) -> BaseException:
+    """The system's own error, or ours: urllib3 wraps three deep."""
     from urllib3.exceptions import HTTPError
 
-    while isinstance(inner := error.__cause__ or error.__context__, (OSError, HTTPError)):
+    while not isinstance(error, GivenUpError) and isinstance(
+        inner := error.__cause__ or error.__context__, (OSError, HTTPError)
+    ):
         error = inner
+    return error
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost reason in words, as urllib3 prints addresses of objects."""
+    from urllib3.exceptions import HTTPError
+
+    error = _innermost(error)
     if isinstance(error, HTTPError) and error.args:
         return str(error.args[0])
     return str(error) or type(error).__name__

@@ -210,7 +210,7 @@ class Site:
 
 def about(name: str) -> str:
     """The selector of our Events on a Service: the API server itself tells of others now and then
-    (ClusterIPNotAllocated, PortNotAllocated, when its repair loop comes by before its allocator has written)."""
+    (ClusterIPNotAllocated, when its repair loop comes by before its allocator has written)."""
     return f"involvedObject.name={name},source=lbprov"
 
 

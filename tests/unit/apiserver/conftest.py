@@ -192,7 +192,7 @@ def transport(kubeconfig: Path) -> Transport:
 def eventually() -> Callable[..., None]:
     """`eventually(lambda: …)`: waits until it is true, at most `within_s`; says what was not."""
 
-    def wait(holds: Callable[[], object], within_s: float = 10.0) -> None:
+    def wait(holds: Callable[[], object], within_s: float = 60.0) -> None:
         deadline_s = time.monotonic() + within_s
         while not holds():
             assert time.monotonic() < deadline_s, f"not true within {within_s} s: {holds}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import socket
@@ -26,7 +27,7 @@ from lbprov.cluster.apiserver.errors import (
     Unavailable,
     Untrusted,
 )
-from lbprov.cluster.apiserver.outage import FRESH_S, LONG_ENOUGH_S, Outage
+from lbprov.cluster.apiserver.outage import APART_S, FRESH_S, LONG_ENOUGH_S, SILENT_AFTER_S, Outage
 from lbprov.cluster.apiserver.transport import MERGE_PATCH, Transport
 from lbprov.model import UserError
 
@@ -394,6 +395,7 @@ def test_an_outage_is_on_while_somebody_keeps_finding_out() -> None:
     outage = Outage(clock)
     outage.on_recovery(lambda: woken.append(clock.now_s))
     outage.failed()
+    clock.now_s += SILENT_AFTER_S - 0.1
     assert not outage.is_on(), "a stumble is no outage"
     clock.now_s += LONG_ENOUGH_S
     outage.failed()
@@ -408,6 +410,29 @@ def test_an_outage_is_on_while_somebody_keeps_finding_out() -> None:
     clock.now_s += 1
     outage.answered()
     assert len(woken) == 1, "a stumble wakes nobody"
+
+
+def test_in_an_outage_one_asks_for_everybody() -> None:
+    clock = _Clock()
+    outage = Outage(clock)
+    assert [outage.hold_s() for _ in range(3)] == [0.0] * 3, "all is well"
+    outage.failed()
+    asked = [0.0]
+    while clock.now_s < 60:
+        if hold_s := outage.hold_s():
+            assert hold_s <= APART_S[-1]
+            clock.now_s += 0.01
+        else:
+            asked.append(clock.now_s)
+            outage.failed()
+    apart = [b - a for a, b in itertools.pairwise(asked)]
+    assert apart[:3] == [pytest.approx(most_s, abs=0.3) for most_s in APART_S[:3]]
+    assert all(2.2 < one <= 2.6 for one in apart[3:])
+    clock.now_s += APART_S[-1]
+    outage.asks()
+    assert outage.hold_s() > 2, "one who could not wait counts, too"
+    outage.answered()
+    assert outage.hold_s() == 0.0
 
 
 def test_in_an_outage_only_vital_requests_are_sent(server: ScriptedServer, kubeconfig: Path) -> None:
