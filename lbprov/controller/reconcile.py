@@ -17,7 +17,6 @@ from typing import Any
 
 from lbprov.api import (
     Bindings,
-    LbprovError,
     LoadBalancer,
     Owner,
     Plan,
@@ -31,7 +30,7 @@ from lbprov.api import (
     UserError,
 )
 from lbprov.cluster.seam import Cluster
-from lbprov.controller.account import Account
+from lbprov.controller.account import Account, UntoldError
 from lbprov.controller.settled import Settled, repaired
 from lbprov.logic import conditions, events
 from lbprov.logic.desired import desired_for, notices_for
@@ -118,8 +117,8 @@ class Reconciler:
             if refusal is not None:
                 return self._failed(attempt, str(refusal), None, reason=refusal.reason)
             return self._carry_through(attempt, targets, former)
-        except LbprovError as err:
-            _log.exception("the cluster cannot be written", extra={"service": str(service.key)})
+        except UntoldError as err:
+            account.left_untold(err.__cause__)
             return self._outcome(attempt, Result.FAILED, str(err), RETRY_S)
         except Exception as err:
             _log.exception("bug", extra={"service": str(service.key)})
@@ -132,6 +131,8 @@ class Reconciler:
             for owner in former:
                 self._remove(attempt, owner, "a former Service of this name")
             return self._clean_up(attempt) if attempt.deleting else self._ensure(attempt, targets)
+        except UntoldError:
+            raise
         except RetryLater as later:
             return self._pending(attempt, str(later), later.after_s)
         except UserError as err:

@@ -534,6 +534,42 @@ def test_a_cluster_that_cannot_be_written_is_a_failure_and_nothing_is_made() -> 
     assert outcome.result is Result.FAILED
     assert "the disk is full" in outcome.message
     assert bench.world.writes == 0
+    assert [e.reason for _, e in bench.cluster.events] == ["SyncLoadBalancerFailed"], "where it can be told"
+
+
+class DeafCluster(MemoryCluster):
+    """The answer to its second status is lost; `arrives`: but not what was written."""
+
+    def __init__(self, arrives: bool) -> None:
+        super().__init__(nodes=[Node("node-1")])
+        self.arrives = arrives
+        self.statuses = 0
+
+    def record_status(self, *arguments: Any) -> None:
+        self.statuses += 1
+        if self.statuses != 2:
+            super().record_status(*arguments)
+            return
+        if self.arrives:
+            super().record_status(*arguments)
+        raise RetryLater("no answer in time", 5.0)
+
+
+@pytest.mark.parametrize("arrives", [True, False])
+def test_an_answer_of_the_cluster_that_was_lost_costs_neither_status_nor_events(arrives: bool) -> None:
+    bench = Bench()
+    bench.cluster = DeafCluster(arrives)
+    bench.restart()
+    bench.cluster.put(SERVICE)
+    assert bench.outcome().result is Result.FAILED
+    stored = bench.cluster.get(KEY)
+    assert bool(stored.ingress) is arrives, "what has arrived is not overwritten by what was there before"
+    _until_settled(bench)
+    stored = bench.cluster.get(KEY)
+    assert stored.ingress
+    assert stored.condition("lbprov.io/Ready").status == "True"  # type: ignore[union-attr]
+    told = [e.reason for _, e in bench.cluster.events]
+    assert list(dict.fromkeys(told)) == ["EnsuringLoadBalancer", "EnsuredLoadBalancer"]
 
 
 def _life(bench: Bench, moment: str) -> None:

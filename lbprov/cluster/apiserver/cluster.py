@@ -16,7 +16,6 @@ from lbprov.cluster.apiserver.credentials import Place
 from lbprov.cluster.apiserver.errors import NotFound, Unavailable
 from lbprov.cluster.apiserver.events import EventRecorder, Subject
 from lbprov.cluster.apiserver.lease import ApiLease, LeaderElector
-from lbprov.cluster.apiserver.probe import Probe
 from lbprov.cluster.apiserver.reflector import Reflector
 from lbprov.cluster.apiserver.store import Store
 from lbprov.cluster.apiserver.transport import Transport
@@ -38,7 +37,6 @@ class ApiCluster:
         self._node_reflector = Reflector(transport, kinds.NODES, self.nodes)
         self._writer = ServiceWriter(transport)
         self._events = EventRecorder(transport, instance)
-        self._probe = Probe(transport, kinds.SERVICES.path)
         self._started = False
         self._reading = threading.Lock()
 
@@ -67,7 +65,6 @@ class ApiCluster:
         self._started = True
         self._service_reflector.start(on_service)
         self._node_reflector.start(lambda _name: on_nodes())
-        self._probe.start()
 
     def wait_synced(self, timeout_s: float) -> bool:
         """Whether everything has been listed once. Write nothing before."""
@@ -80,7 +77,6 @@ class ApiCluster:
 
     def stop(self) -> None:
         """Stop following, at once; tell the Events that are queued, for 2 s at most. For good."""
-        self._probe.stop()
         if self._started:
             for wait_s in (0.0, 0.5):
                 for reflector in self.reflectors:

@@ -18,7 +18,7 @@ from lbprov.model import LbprovError
 log = logging.getLogger(__name__)
 
 ONE_FROM_CACHE: Params = {"limit": 1, "resourceVersion": "0"}
-LOOK_S = 0.25
+LOOK_S, PACE_S = 0.25, 2.5
 SUSPICIOUS_S = 3.0
 """A request that has waited for so long calls for a second opinion; as long is it waited for."""
 
@@ -27,18 +27,24 @@ UNDISTURBED_S = 60.0
 
 
 class Probe:
-    """A daemon thread, silent while nobody waits for long. `path`: a list that we may read."""
+    """A daemon thread, silent while nobody waits for long. `path` and `selection` of a list we may read."""
 
     def __init__(
-        self, transport: Transport, path: str, *, now_s: Callable[[], float] = time.monotonic
+        self,
+        transport: Transport,
+        path: str,
+        selection: Params | None = None,
+        *,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._transport = transport
         self._path = path
+        self._params = {**ONE_FROM_CACHE, **(selection or {})}
         self._now_s = now_s
         self._unanswered = False
         self._gave_up_s = float("-inf")
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="probe", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"probe-{path}", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -47,21 +53,25 @@ class Probe:
         self._over.set()
 
     def _run(self) -> None:
-        while not self._over.wait(LOOK_S):
+        pause_s = LOOK_S
+        while not self._over.wait(pause_s):
+            pause_s = LOOK_S
             try:
-                if (
-                    self._transport.waiting.longest_s() >= SUSPICIOUS_S
-                    and not self._transport.outage.hold_s()
-                ):
+                if self._is_time():
                     self.ask()
+                    pause_s = PACE_S
             except Exception:
                 log.exception("a bug in the probe; it goes on")
+
+    def _is_time(self) -> bool:
+        waited_s = self._transport.waiting.longest_s()
+        return waited_s >= SUSPICIOUS_S and not self._transport.outage.hold_s()
 
     def ask(self) -> None:
         began_s = self._now_s()
         try:
             self._transport.request(
-                "GET", self._path, params=ONE_FROM_CACHE, timeout_s=SUSPICIOUS_S, vital=True
+                "GET", self._path, params=self._params, timeout_s=SUSPICIOUS_S, vital=True
             )
         except LbprovError as error:
             log.debug("probe: %s", error)

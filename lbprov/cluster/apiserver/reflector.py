@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 from lbprov.cluster.apiserver.errors import Gone, Unavailable
 from lbprov.cluster.apiserver.feed import Feed, FeedCounts, ListRequest, WatchRequest
 from lbprov.cluster.apiserver.kinds import Kind
+from lbprov.cluster.apiserver.probe import Probe
 from lbprov.cluster.apiserver.store import Store
 from lbprov.cluster.apiserver.transport import Stream, Transport
 from lbprov.model import LbprovError
@@ -61,6 +62,7 @@ class Reflector(Generic[K, V]):
         self._stopping = False
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"reflector-{kind.resource}", daemon=True)
+        self._probe = Probe(transport, kind.path, kind.selection)
         self.synced = threading.Event()
         self.last_heard_s: float | None = None
         """When the API server last said anything about this kind, by the monotonic clock."""
@@ -79,11 +81,13 @@ class Reflector(Generic[K, V]):
         store has it; it must only enqueue."""
         self._on_change = on_change
         self._thread.start()
+        self._probe.start()
 
     def stop(self, wait_s: float = 0.5) -> None:
         """End at once: an open watch is cut. A request that waits for its answer is left behind on its
         daemon thread, and nobody hears of what it brings. `wait_s` 0: say so and do not look."""
         self._stopping = True
+        self._probe.stop()
         self._wake.set()
         if (stream := self._stream) is not None:
             stream.shut()

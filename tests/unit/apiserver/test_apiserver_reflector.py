@@ -19,7 +19,7 @@ from lbprov.cluster.apiserver import kinds
 from lbprov.cluster.apiserver import reflector as reflector_module
 from lbprov.cluster.apiserver.credentials import Place
 from lbprov.cluster.apiserver.outage import Backoff
-from lbprov.cluster.apiserver.probe import SUSPICIOUS_S, Probe
+from lbprov.cluster.apiserver.probe import SUSPICIOUS_S
 from lbprov.cluster.apiserver.reflector import SILENCE_S, Reflector
 from lbprov.cluster.apiserver.store import Store
 from lbprov.cluster.apiserver.transport import Transport
@@ -79,16 +79,10 @@ class _Followed:
         self.told: list[str] = []
         self.store: Store[ObjectKey, Service] = Store()
         self.reflector: ServiceReflector = Reflector(transport, kinds.SERVICES, self.store)
-        self.probe = Probe(transport, kinds.SERVICES.path)
 
     def start(self) -> _Followed:
         self.reflector.start(lambda key: self.told.append(key.name))
-        self.probe.start()
         return self
-
-    def stop(self) -> None:
-        self.probe.stop()
-        self.reflector.stop()
 
     @property
     def names(self) -> list[str]:
@@ -106,7 +100,7 @@ def kind(server: ScriptedServer) -> _Kind:
 def followed(transport: Transport) -> Iterator[_Followed]:
     one = _Followed(transport)
     yield one
-    one.stop()
+    one.reflector.stop()
 
 
 def test_lists_then_follows(
@@ -313,7 +307,7 @@ def endured(
                 time.sleep(0.05)
             return _Endured(asked, lasted_s, meanwhile, followed.names, followed.told)
         finally:
-            followed.stop()
+            followed.reflector.stop()
             server.down()
 
     with ThreadPoolExecutor(len(UNKIND)) as pool:
