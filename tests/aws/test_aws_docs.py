@@ -6,22 +6,28 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 import lbprov_aws
 from lbprov_aws import pace, wishes
 from lbprov_aws.config import OPTIONS
 
 ROOT = Path(__file__).parents[2]
-DOC = (ROOT / "docs/providers/aws.md").read_text()
+PAGE = ROOT / "docs/providers/aws.md"
+DOC = PAGE.read_text()
 CODE = "\n".join(path.read_text() for path in sorted((ROOT / "providers/lbprov_aws").glob("*.py")))
 
 
-def test_permissions_are_those_that_the_code_uses() -> None:
-    """Every operation is written out in the code, as a string of its own."""
-    policy = json.loads(DOC.split("```json\n")[1].split("```")[0])
-    documented = {action.split(":")[1] for s in policy["Statement"] for action in s["Action"]}
-    verbs = "Describe|Get|Create|Modify|Set|Add|Remove|Register|Deregister|Authorize|Revoke|Delete"
-    used = set(re.findall(rf'"((?:{verbs})[A-Z][A-Za-z]+)"', CODE))
-    assert documented == used
+def test_the_policy_is_that_of_the_terraform_module(request: pytest.FixtureRequest) -> None:
+    """Which tests/aws/test_aws_policy.py holds equal to what the code does."""
+    source = (ROOT / "terraform/modules/aws-iam/policy.json").read_text()
+    policy = source.replace("${partition}", "aws").replace("${cluster_name}", "CLUSTER-NAME")
+    before, rest = DOC.split("```json\n", 1)
+    documented, after = rest.split("```", 1)
+    if request.config.getoption("--update-golden"):
+        PAGE.write_text(f"{before}```json\n{policy}```{after}")
+        documented = policy
+    assert json.loads(documented) == json.loads(policy)
 
 
 def test_settings() -> None:
