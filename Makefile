@@ -1,5 +1,5 @@
 # Every target does its own set-up. `make demo` shows the product, `make test` proves it.
-.PHONY: demo test soak setup setup-tests lint types format bench lock clean
+.PHONY: demo test soak crash-matrix setup setup-tests lint types format bench lock clean
 
 BIN := .venv/bin
 PYTEST_ARGS ?=
@@ -13,6 +13,10 @@ test: setup-tests lint types
 # Outages of a minute, kills by the dozen, hostile Services by the thousand: about half an hour.
 soak: setup-tests
 	$(BIN)/pytest -m soak --timeout 3600 $(PYTEST_ARGS)
+
+# AWS: killed before and after every single call of every change; a table of what is left. Some minutes.
+crash-matrix: setup-tests
+	$(BIN)/pytest tests/aws/test_aws_crash_matrix.py -m soak --timeout 3600 -q $(PYTEST_ARGS)
 
 setup:
 	@scripts/setup.sh
