@@ -18,6 +18,7 @@ more. `lbprov.testing.conformance` is a test suite that any provider can run.
 
 from __future__ import annotations
 
+import time
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from dataclasses import dataclass, field
 from lbprov.logic.events import Reason
 from lbprov.model import (
     Action,
+    Adopt,
     Bindings,
     Change,
     Event,
@@ -40,6 +42,7 @@ from lbprov.model import (
     Owner,
     Plan,
     ProviderError,
+    Replace,
     RetryLater,
     ServicePort,
     SessionAffinity,
@@ -61,11 +64,13 @@ ObservedT = typing.TypeVar("ObservedT")
 @dataclass(frozen=True, slots=True)
 class ProviderStatus:
     """What a Service's status should say. `ready`: traffic can be expected to pass; `message` says what
-    is awaited otherwise (and what is good to know even when ready)."""
+    is awaited otherwise (and what is good to know even when ready). `again_after_s`: in so many seconds
+    something is to be done although nothing changes (a replacement goes on); None: nothing."""
 
     ingress: tuple[Ingress, ...]
     ready: bool
     message: str = ""
+    again_after_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -128,7 +133,8 @@ class ProviderOption:
 @dataclass(frozen=True, slots=True)
 class ProviderContext:
     """What the core gives a provider. `options`: option name -> parsed value, every option present.
-    `now_s` is a monotonic clock in seconds; providers take time from nowhere else."""
+    `now_s` is a monotonic clock in seconds, `wall_s` the time since 1970, for what outlives the process;
+    providers take time from nowhere else."""
 
     cluster: str
     options: Mapping[str, object]
@@ -138,6 +144,7 @@ class ProviderContext:
     provider_ids: Callable[[], Iterable[str]] = tuple
     """`spec.providerID` of the Nodes that are known by now, for a provider that has to find out where it is.
     There may be none yet when the provider is built."""
+    wall_s: Callable[[], float] = time.time
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +180,7 @@ __all__ = [
     "API_VERSION",
     "ENTRY_POINT_GROUP",
     "Action",
+    "Adopt",
     "Bindings",
     "CallCount",
     "Change",
@@ -196,6 +204,7 @@ __all__ = [
     "ProviderStatus",
     "Reason",
     "ReasonDoc",
+    "Replace",
     "RetryLater",
     "ServicePort",
     "SessionAffinity",

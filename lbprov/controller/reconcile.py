@@ -174,9 +174,10 @@ class Reconciler:
         if self._dry_run:
             return self._outcome(attempt, result_of(service, changed=bool(attempt.steps)))
         status = self._provider.status(desired, observed)
-        ready, message = status.ready and not after.steps, status.message
-        if after.steps:
-            message = f"{len(after.steps)} changes are still to be made"
+        left = [step for step in after.steps if not step.expected]
+        ready, message = status.ready and not left, status.message
+        if left:
+            message = f"{len(left)} changes are still to be made"
         elif ready:
             message = message or "the load balancer is in place"
         changed = bool(attempt.steps) or status.ingress != service.ingress
@@ -184,10 +185,11 @@ class Reconciler:
             account.events.append(events.ENSURED)
         state = conditions.ready(Reason.ENSURED if ready else Reason.WAITING, message, is_ready=ready)
         account.record(status.ingress, (claim(self.claimant), state, *conditions.of_notices(told)))
-        if ready:
+        again_s = LEFT_POLL_S if after.steps else status.again_after_s
+        if ready and again_s is None:
             self._settled.settle(desired)
             return self._outcome(attempt, result_of(service, changed=changed))
-        return self._outcome(attempt, Result.PENDING, message, LEFT_POLL_S if after.steps else READY_POLL_S)
+        return self._outcome(attempt, Result.PENDING, message, READY_POLL_S if again_s is None else again_s)
 
     def _clean_up(self, attempt: _Attempt) -> Outcome:
         account = attempt.account

@@ -11,14 +11,21 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from lbprov.logic.events import Reason
-from lbprov.model import Notice, Service, Severity, UserError
+from lbprov.model import Adopt, Notice, Replace, Service, Severity, UserError
 
 PREFIX = "lbprov.io/"
 IP_POLICY = "lbprov.io/ip-policy"
 SCHEME = "lbprov.io/scheme"
+REPLACE = "lbprov.io/replace"
+ADOPT = "lbprov.io/adopt"
 SOURCE_RANGES = "service.beta.kubernetes.io/load-balancer-source-ranges"
 
-ALLOWED = {IP_POLICY: ("prefer", "require"), SCHEME: ("internet-facing", "internal")}
+ALLOWED = {
+    IP_POLICY: ("prefer", "require"),
+    SCHEME: ("internet-facing", "internal"),
+    REPLACE: tuple(Replace),
+    ADOPT: tuple(Adopt),
+}
 """Annotation -> its values, the default first."""
 
 
@@ -27,6 +34,8 @@ class Wishes:
     require_ip: bool
     internal: bool
     source_ranges: tuple[str, ...]
+    replace: Replace
+    adopt: Adopt
 
 
 def read_annotations(service: Service) -> Wishes:
@@ -35,6 +44,8 @@ def read_annotations(service: Service) -> Wishes:
         require_ip=_choice(service, IP_POLICY) == "require",
         internal=_choice(service, SCHEME) == "internal",
         source_ranges=_source_ranges(service),
+        replace=Replace(_choice(service, REPLACE)),
+        adopt=Adopt(_choice(service, ADOPT)),
     )
 
 

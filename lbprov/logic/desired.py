@@ -38,6 +38,8 @@ def desired_for(
         session_affinity=service.session_affinity,
         session_affinity_timeout_s=service.session_affinity_timeout_s,
         created_at=service.created_at,
+        replace=wishes.replace,
+        adopt=wishes.adopt,
         annotations=service.annotations,
     )
 

@@ -2,7 +2,7 @@
 
 from lbprov.model.endpoints import Endpoint, EndpointPort, EndpointSlice, Pod
 from lbprov.model.errors import LbprovError, ProviderError, RetryLater, UserError
-from lbprov.model.loadbalancer import Listener, LoadBalancer, Owner, Target
+from lbprov.model.loadbalancer import Adopt, Listener, LoadBalancer, Owner, Replace, Target
 from lbprov.model.node import ZONE_LABEL, Node, NodeAddress, Taint
 from lbprov.model.outcome import Event, Outcome, Result
 from lbprov.model.plan import Action, Bindings, Change, Notice, Plan, Severity, Step
@@ -23,6 +23,7 @@ from lbprov.model.service import (
 __all__ = [
     "ZONE_LABEL",
     "Action",
+    "Adopt",
     "Bindings",
     "Change",
     "Condition",
@@ -46,6 +47,7 @@ __all__ = [
     "Plan",
     "Pod",
     "ProviderError",
+    "Replace",
     "Result",
     "RetryLater",
     "Service",

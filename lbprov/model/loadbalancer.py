@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import NamedTuple
 
 from lbprov.model.service import IPFamily, L4Protocol, ObjectKey, SessionAffinity, TrafficPolicy
@@ -46,6 +47,25 @@ class Target:
     zone: str = ""
 
 
+class Replace(StrEnum):
+    """What may be done for a change that cannot be made on a load balancer that exists. `seamless`: a new one
+    is made beside it, and the old one goes when its clients have had time to move. `outage`: also where the
+    new one cannot stand beside the old one, which is taken away first then (an address has one holder)."""
+
+    NEVER = "never"
+    SEAMLESS = "seamless"
+    OUTAGE = "outage"
+
+
+class Adopt(StrEnum):
+    """What becomes of a load balancer that another controller has made for the Service. `ask`: nothing, and
+    nothing is made beside it; `ignore`: it stays, and one of our own is made."""
+
+    ASK = "ask"
+    TAKE_OVER = "take-over"
+    IGNORE = "ignore"
+
+
 @dataclass(frozen=True, slots=True)
 class LoadBalancer:
     """What one Service of type LoadBalancer wants (desired state).
@@ -58,6 +78,7 @@ class LoadBalancer:
     - `internal`: not reachable from the internet.
     - `health_check_node_port` 0: health is a connection to the NodePort itself.
     - `created_at`: RFC 3339; the older of two Services that want one address gets it.
+    - `replace`, `adopt`: what the user allows (annotations `lbprov.io/replace`, `lbprov.io/adopt`).
     - `annotations`: the Service's, for what only one provider understands.
     """
 
@@ -74,4 +95,6 @@ class LoadBalancer:
     session_affinity: SessionAffinity = SessionAffinity.NONE
     session_affinity_timeout_s: int = 10800
     created_at: str = ""
+    replace: Replace = Replace.NEVER
+    adopt: Adopt = Adopt.ASK
     annotations: Mapping[str, str] = field(default_factory=dict, hash=False)

@@ -31,7 +31,7 @@ def _subnet_ids(text: str) -> tuple[str, ...]:
     return ids
 
 
-def _resync_s(text: str) -> float:
+def _seconds(text: str) -> float:
     try:
         seconds = float(text)
     except ValueError:
@@ -59,10 +59,24 @@ OPTIONS = (
         parse=_subnet_ids,
     ),
     ProviderOption(
+        "replace-drain-seconds",
+        "How long a load balancer that was replaced (lbprov.io/replace) goes on serving clients that still "
+        "have its name or addresses.",
+        default="300",
+        parse=_seconds,
+    ),
+    ProviderOption(
+        "replace-patience-seconds",
+        "How long a new load balancer's targets may take to become healthy before it takes the old one's "
+        "place nevertheless.",
+        default="600",
+        parse=_seconds,
+    ),
+    ProviderOption(
         "resync-seconds",
         "How old our picture of AWS may be before it is looked at again; drift is found no later.",
         default="300",
-        parse=_resync_s,
+        parse=_seconds,
     ),
     ProviderOption(
         "api-rates",
@@ -82,6 +96,8 @@ class Config:
     resync_s: float
     rates: Mapping[pace.Family, pace.Rate] | None
     """None: AWS's limits decide."""
+    drain_s: float
+    patience_s: float
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Config:
@@ -91,4 +107,6 @@ class Config:
             subnet_ids=options["subnet-ids"],
             resync_s=options["resync-seconds"],
             rates=options["api-rates"],
+            drain_s=options["replace-drain-seconds"],
+            patience_s=options["replace-patience-seconds"],
         )

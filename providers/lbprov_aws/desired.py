@@ -6,6 +6,7 @@ outlives a change of the listener's port; one security group that admits the sou
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 from collections import Counter
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class Port:
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What one Service should have on AWS. `targets`: instance ids; `zones`: the zone of each, most first.
-    `health_checks`: one per entry of `ports`."""
+    `health_checks`: one per entry of `ports`. `generation`: see `succession`."""
 
     owner: Owner
     internal: bool
@@ -67,13 +68,20 @@ class Wanted:
     sticky: bool
     extra_tags: tuple[tuple[str, str], ...]
     notices: tuple[Notice, ...]
+    generation: str = ""
 
     def tags(self, resource: str) -> dict[str, str]:
         """All tags that a resource of this Service has."""
         extra = dict(self.extra_tags)
         mark = {names.EXTRA: names.extra_mark(extra)} if extra else {}
         sticky = {names.AFFINITY: "ClientIP"} if self.sticky and resource.startswith("tg:") else {}
-        return {**names.marks(self.owner, resource), **extra, **mark, **sticky}
+        generation = {names.GENERATION: self.generation} if self.generation and resource != "sg" else {}
+        return {**names.marks(self.owner, resource), **extra, **mark, **sticky, **generation}
+
+
+def want_of(desired: LoadBalancer, generation: str) -> Wanted:
+    """What is wanted of a load balancer of this generation (see `succession`). Raises as `want`."""
+    return dataclasses.replace(want(desired), generation=generation)
 
 
 def want(desired: LoadBalancer) -> Wanted:

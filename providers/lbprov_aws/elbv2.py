@@ -117,6 +117,17 @@ def targets(cloud: Cloud, group_arn: str) -> frozenset[str]:
     return decode.targets(answer["TargetHealthDescriptions"])
 
 
+def has_healthy(cloud: Cloud, group_arn: str) -> bool:
+    answer = cloud.call(ELBV2, "DescribeTargetHealth", TargetGroupArn=group_arn)
+    return any(t["TargetHealth"]["State"] == "healthy" for t in answer["TargetHealthDescriptions"])
+
+
+def is_protected(cloud: Cloud, balancer_arn: str) -> bool:
+    """Against deletion."""
+    answer = cloud.call(ELBV2, "DescribeLoadBalancerAttributes", LoadBalancerArn=balancer_arn)
+    return _attribute(answer, "deletion_protection.enabled") == "true"
+
+
 def cross_zone(cloud: Cloud, balancer_arn: str) -> bool:
     answer = cloud.call(ELBV2, "DescribeLoadBalancerAttributes", LoadBalancerArn=balancer_arn)
     return _attribute(answer, _CROSS_ZONE) == "true"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from lbprov.api import ObjectKey, Owner
 
@@ -28,6 +28,11 @@ REQUESTED_IP = "lbprov/requested-ip"
 REFUSED_IP = "lbprov/refused-ip"
 """AWS's error code for that address, where it was refused when the load balancer was made."""
 AFFINITY = "lbprov/session-affinity"
+GENERATION = "lbprov/generation"
+"""Of a load balancer made in place of another one, and of its target groups and listeners: which they are."""
+RETIRED = "lbprov/retired-at"
+"""Of a load balancer that another one has taken the place of: since when, in seconds since 1970. The
+Service's status does not name it any more."""
 EXTRA = "lbprov/extra-tags"
 """Which further tags we put there (see `extra_mark`), so that they can be taken back."""
 
@@ -35,17 +40,19 @@ _TAG_TEXT = re.compile(r"[\w .:/=+\-@]*")
 """Letters, digits, spaces and these in every AWS service (EC2 user guide, "Tag restrictions")."""
 
 
-def load_balancer_name(owner: Owner, *, internal: bool) -> str:
-    return _name(owner, "lb", "internal" if internal else "internet-facing")
+def load_balancer_name(owner: Owner, *, internal: bool, generation: str = "") -> str:
+    more = (generation,) if generation else ()
+    return _name(owner, "lb", "internal" if internal else "internet-facing", *more)
 
 
 def security_group_name(owner: Owner) -> str:
     return _name(owner, "sg")
 
 
-def target_group_name(owner: Owner, protocol: str, node_port: int, vpc_id: str) -> str:
+def target_group_name(owner: Owner, protocol: str, node_port: int, vpc_id: str, generation: str = "") -> str:
     """Everything in it that cannot be changed on a target group; the listener's port is not among it."""
-    return _name(owner, "tg", protocol, str(node_port), "instance", vpc_id)
+    more = (generation,) if generation else ()
+    return _name(owner, "tg", protocol, str(node_port), "instance", vpc_id, *more)
 
 
 def _name(owner: Owner, *generation: str) -> str:
@@ -74,6 +81,24 @@ def marks(owner: Owner, resource: str) -> dict[str, str]:
 def cluster_tag(cluster: str) -> str:
     """What other tools of a cluster recognise its resources by."""
     return f"kubernetes.io/cluster/{cluster}"
+
+
+def generation(*parts: str) -> str:
+    """A short name for what cannot be changed on a load balancer."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
+
+
+def generation_of(tags: Iterable[tuple[str, str]]) -> str:
+    """Empty: of the first load balancer of its Service."""
+    return dict(tags).get(GENERATION, "")
+
+
+def retired_at_s(tags: Iterable[tuple[str, str]]) -> int | None:
+    """None: it is not retired. What is no number counts as long ago."""
+    text = dict(tags).get(RETIRED)
+    if text is None:
+        return None
+    return int(text) if text.isdecimal() else 0
 
 
 def owner_of(tags: Mapping[str, str]) -> Owner | None:

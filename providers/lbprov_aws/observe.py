@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from lbprov.api import LoadBalancer, Owner
-from lbprov_aws import addresses, elbv2, names, plan_listeners, plan_targets
+from lbprov_aws import addresses, elbv2, names, plan_listeners, plan_targets, succession
 from lbprov_aws.address_book import AddressBook
 from lbprov_aws.cloud import Cloud
 from lbprov_aws.desired import Wanted, want
@@ -22,7 +22,17 @@ from lbprov_aws.resources import (
     SecurityGroupRecord,
     TargetGroupRecord,
 )
+from lbprov_aws.succession import Cast
 from lbprov_aws.wishes import read_wishes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Times:
+    """`now_s`: since 1970."""
+
+    now_s: Callable[[], float]
+    drain_s: float
+    patience_s: float
 
 
 class Observer:
@@ -33,12 +43,14 @@ class Observer:
         networks: Networks,
         address_book: AddressBook,
         rejected: RejectedTargets,
+        times: Times,
     ) -> None:
         self._cloud = cloud
         self._inventory = inventory
         self._networks = networks
         self._address_book = address_book
         self._rejected = rejected
+        self._times = times
 
     def observe(self, owner: Owner, desired: LoadBalancer | None, *, fresh: bool) -> Observed:
         if not fresh:
@@ -63,32 +75,43 @@ class Observer:
 
     def _listed(self, owner: Owner) -> Observed:
         records = self._inventory.of(owner)
-        expected = {names.load_balancer_name(owner, internal=i) for i in (True, False)}
         balancers = [r for r in records if isinstance(r, LoadBalancerRecord)]
         return Observed(
             owner=owner,
             region=self._cloud.region,
-            load_balancers=tuple(sorted(balancers, key=lambda b: (b.name not in expected, b.name, b.arn))),
+            load_balancers=succession.in_order(owner, balancers),
             target_groups=tuple(r for r in records if isinstance(r, TargetGroupRecord)),
             security_groups=tuple(r for r in records if isinstance(r, SecurityGroupRecord)),
+            now_s=self._times.now_s(),
+            drain_s=self._times.drain_s,
+            patience_s=self._times.patience_s,
         )
 
     def _detailed(self, desired: LoadBalancer) -> Observed:
         wanted = want(desired)
         observed = self._listed(desired.owner)
-        live = observed.load_balancer
-        network = self._network(desired, wanted, live)
+        if len(observed.load_balancers) > 1 and self._is_settling(desired.owner):
+            self._inventory.refresh_settling()
+            observed = self._listed(desired.owner)
+        cast = succession.cast(desired, wanted, observed.load_balancers)
+        live = succession.stand_in(desired, wanted, cast)
+        begins = succession.is_about_to_begin(desired, cast)
+        network = self._network(desired, wanted, None if begins else live)
         vpc_id = live.vpc_id if live else (network.vpc_id if network else "")
         groups = tuple(self._with_targets(group, wanted) for group in observed.target_groups)
-        if live is not None:
-            live = self._with_listeners(live, wanted, groups)
+        balancers = tuple(
+            b if b in cast.superfluous else self._with_listeners(b, wanted, succession.groups_of(groups, b))
+            for b in observed.load_balancers
+        )
         return dataclasses.replace(
             observed,
-            load_balancers=(live, *observed.load_balancers[1:]) if live else (),
+            load_balancers=balancers,
             target_groups=groups,
             network=network,
             address=self._address(desired, wanted, live),
             taken=self._inventory.taken(_names(wanted, live, groups, vpc_id)),
+            healthy=self._healthy(cast, groups),
+            protected=self._protected(observed, cast, begins=begins),
             rejected=self._rejected.now(),
             once_rejected=self._rejected.ever(),
         )
@@ -105,6 +128,20 @@ class Observer:
         if live is not known:
             self._inventory.learn(live)
         return live
+
+    def _healthy(self, cast: Cast, groups: Iterable[TargetGroupRecord]) -> frozenset[str]:
+        """Asked anew each time: it is what is waited for."""
+        successor = cast.successor
+        if successor is None or not successor.state.startswith("active"):
+            return frozenset()
+        found = succession.groups_of(groups, successor)
+        return frozenset(g.arn for g in found if g.targets and elbv2.has_healthy(self._cloud, g.arn))
+
+    def _protected(self, observed: Observed, cast: Cast, *, begins: bool) -> frozenset[str]:
+        going = [b for b in cast.retired if succession.drains_for_s(observed, b) == 0]
+        if begins and cast.serving is not None:
+            going.append(cast.serving)
+        return frozenset(b.arn for b in going if elbv2.is_protected(self._cloud, b.arn))
 
     def _is_settling(self, owner: Owner) -> bool:
         """Whether what is awaited is AWS setting a load balancer up."""
@@ -176,8 +213,10 @@ def _names(
 ) -> set[str]:
     """The names of what has yet to be made."""
     there = {group.name for group in groups}
+    generation = names.generation_of(live.tags) if live else ""
     wanted_names = {
-        names.target_group_name(wanted.owner, port.protocol, port.node_port, vpc_id) for port in wanted.ports
+        names.target_group_name(wanted.owner, port.protocol, port.node_port, vpc_id, generation)
+        for port in wanted.ports
     }
     if live is None:
         wanted_names.add(names.load_balancer_name(wanted.owner, internal=wanted.internal))

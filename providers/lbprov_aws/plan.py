@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from lbprov.api import Action, LoadBalancer, Notice, Plan, Severity, Step, UserError
 from lbprov_aws import addresses, names, plan_listeners, plan_targets, writes
-from lbprov_aws.desired import Wanted, want
+from lbprov_aws.desired import Wanted, want_of
 from lbprov_aws.resources import (
     IngressRule,
     LoadBalancerRecord,
@@ -37,7 +37,7 @@ def _remove(observed: Observed) -> Plan:
     owner = observed.owner
     why = "the Service does not want it any more"
     steps = [
-        *(_delete_load_balancer(observed, lb, why) for lb in observed.load_balancers),
+        *(delete_load_balancer(observed, lb, why) for lb in observed.load_balancers),
         *(plan_targets.delete(owner, group, why) for group in observed.target_groups),
         *(_delete_security_group(observed, group, why) for group in observed.security_groups),
     ]
@@ -45,7 +45,7 @@ def _remove(observed: Observed) -> Plan:
 
 
 def _converge(desired: LoadBalancer, observed: Observed) -> Plan:
-    wanted = want(desired)
+    wanted = want_of(desired, observed.generation)
     _refuse_taken(observed)
     live = observed.load_balancer
     network = observed.network
@@ -110,7 +110,7 @@ def _create(
         tags[names.REQUESTED_IP] = names.tag_text(desired.requested_ip)
     body = writes.CreateLoadBalancer(
         owner=wanted.owner,
-        name=names.load_balancer_name(wanted.owner, internal=wanted.internal),
+        name=names.load_balancer_name(wanted.owner, internal=wanted.internal, generation=wanted.generation),
         internal=wanted.internal,
         ip_address_type="dualstack" if dual_stack else "ipv4",
         mappings=placement.mappings,
@@ -224,12 +224,12 @@ def _superfluous(observed: Observed) -> list[Step]:
     """What a crash or two controllers at once may have left: more than one of what there should be one."""
     why = "a second one of this Service"
     return [
-        *(_delete_load_balancer(observed, lb, why) for lb in observed.load_balancers[1:]),
+        *(delete_load_balancer(observed, lb, why) for lb in observed.load_balancers[1:]),
         *(_delete_security_group(observed, group, why) for group in observed.security_groups[1:]),
     ]
 
 
-def _delete_load_balancer(observed: Observed, lb: LoadBalancerRecord, why: str) -> Step:
+def delete_load_balancer(observed: Observed, lb: LoadBalancerRecord, why: str) -> Step:
     body = writes.DeleteLoadBalancer(observed.owner, lb.arn)
     return Step(
         Action.DELETE, "load balancer", lb.arn, why, lb.name, body=body, disruptive=True, since=lb.created_at

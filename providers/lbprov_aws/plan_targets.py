@@ -74,7 +74,7 @@ def groups_by_id(groups: Iterable[TargetGroupRecord], vpc_id: str) -> dict[str, 
 
 
 def _create(wanted: Wanted, port: Port, health_check: HealthCheck, vpc_id: str) -> Iterator[Step]:
-    name = names.target_group_name(wanted.owner, port.protocol, port.node_port, vpc_id)
+    name = names.target_group_name(wanted.owner, port.protocol, port.node_port, vpc_id, wanted.generation)
     body = writes.CreateTargetGroup(
         owner=wanted.owner,
         name=name,

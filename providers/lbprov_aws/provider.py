@@ -15,15 +15,16 @@ from lbprov.api import (
     ProviderStatus,
     Step,
 )
-from lbprov_aws import addresses, names, plan
+from lbprov_aws import addresses, names, plan_succession, succession
 from lbprov_aws.address_book import AddressBook
 from lbprov_aws.apply import apply
 from lbprov_aws.cloud import Cloud
 from lbprov_aws.config import Config
+from lbprov_aws.desired import want
 from lbprov_aws.hands import Hands
 from lbprov_aws.inventory import Inventory
 from lbprov_aws.networks import Networks
-from lbprov_aws.observe import Observer
+from lbprov_aws.observe import Observer, Times
 from lbprov_aws.placement import Placement
 from lbprov_aws.rejected import RejectedTargets
 from lbprov_aws.resources import Observed
@@ -55,14 +56,15 @@ class AwsProvider:
             subnet_ids=config.subnet_ids,
         )
         self._hands = Hands(self._cloud, self._inventory, address_book, rejected)
-        self._observer = Observer(self._cloud, self._inventory, networks, address_book, rejected)
+        times = Times(context.wall_s, config.drain_s, config.patience_s)
+        self._observer = Observer(self._cloud, self._inventory, networks, address_book, rejected, times)
         self._read_only = context.read_only
 
     def observe(self, owner: Owner, desired: LoadBalancer | None, *, fresh: bool = False) -> Observed:
         return self._observer.observe(owner, desired, fresh=fresh)
 
     def plan(self, desired: LoadBalancer | None, observed: Observed) -> Plan:
-        return plan.plan(desired, observed)
+        return plan_succession.plan(desired, observed)
 
     def apply(self, step: Step, bindings: Bindings) -> None:
         if self._read_only:
@@ -78,7 +80,9 @@ class AwsProvider:
         ip = addresses.published(desired.requested_ip, live)
         ingress = Ingress(ip=ip, ip_mode=IPMode.PROXY) if ip else Ingress(hostname=live.dns_name.lower())
         if live.state in ("active", "active_impaired"):  # the latter serves, and cannot grow
-            return ProviderStatus((ingress,), ready=True)
+            again_after_s = succession.again_after_s(desired, want(desired), observed)
+            message = "" if again_after_s is None else "the load balancer is being replaced"
+            return ProviderStatus((ingress,), ready=True, message=message, again_after_s=again_after_s)
         message = f"AWS has the load balancer in state {live.state or 'unknown'}: it takes minutes to start"
         if live.state == "failed":
             message = "AWS could not set the load balancer up: delete the Service and create it again"

@@ -219,6 +219,10 @@ class Observed:
 
     - `network` and `address` are None where nothing depends on them.
     - `taken`: names that we would use and that are somebody else's, with whose.
+    - `load_balancers`: the one that serves first (see `succession`); `generation`: of one yet to be made.
+    - `healthy`: ARNs of a successor's target groups that have a healthy target; `protected`: ARNs of load
+      balancers that are protected against deletion, of those that are to be deleted or replaced.
+    - `now_s`: since 1970; `drain_s` and `patience_s`: as configured.
     - `rejected`: instances that AWS refused as targets a short time ago; `once_rejected`: at any time.
     """
 
@@ -232,10 +236,16 @@ class Observed:
     taken: tuple[tuple[str, str], ...] = ()
     rejected: frozenset[str] = frozenset()
     once_rejected: frozenset[str] = frozenset()
+    generation: str = ""
+    healthy: frozenset[str] = frozenset()
+    protected: frozenset[str] = frozenset()
+    now_s: float = 0.0
+    drain_s: float = 0.0
+    patience_s: float = 0.0
 
     @property
     def load_balancer(self) -> LoadBalancerRecord | None:
-        """The one that serves: of several (a leftover of a crash), the one that was there first by name."""
+        """The one that serves."""
         return self.load_balancers[0] if self.load_balancers else None
 
     @property

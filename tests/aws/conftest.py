@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -127,8 +128,12 @@ class Lab:
     def start(self, *, read_only: bool = False, cluster: str = CLUSTER) -> Provider[Observed]:
         """A provider as a process that starts has it: remembers nothing."""
         values = {o.name: o.parse(self.options.get(o.name, o.default)) for o in lbprov_aws.SPEC.options}
-        context = ProviderContext(cluster, values, self.clock, read_only)
+        context = ProviderContext(cluster, values, self.clock, read_only, wall_s=self.wall_s)
         return lbprov_aws.SPEC.build(context)
+
+    def wall_s(self) -> float:
+        """The real time, as AWS's is, and what the clock was set forward by."""
+        return time.time() + self.clock.now - Clock.now
 
     def restart(self) -> None:
         self.provider = self.start()
