@@ -114,7 +114,7 @@ def judge(
         wish = f"{requested} is asked for now" if requested else f"{made_for} is not asked for any more"
         message = (
             f"{wish}, but the load balancer keeps {has}: an address in use is not changed under its clients; "
-            "delete the Service and create it again to have it changed"
+            f"{names.REPLACE_REMEDY}"
         )
         return Notice(Severity.WARNING, Reason.IP_CHANGE_IGNORED, message, TOPIC)
     if not requested:
@@ -129,7 +129,7 @@ def judge(
         return Notice(Severity.WARNING, refusal.reason, message, TOPIC)
     message = (
         f"{requested} could be had now, but the load balancer keeps its addresses: they do not change under "
-        "its clients; delete the Service and create it again to have it changed"
+        f"its clients; {names.REPLACE_REMEDY}"
     )
     return Notice(Severity.NORMAL, "LoadBalancerIPAvailable", message, TOPIC)
 

@@ -33,6 +33,11 @@ GENERATION = "lbprov/generation"
 RETIRED = "lbprov/retired-at"
 """Of a load balancer that another one has taken the place of: since when, in seconds since 1970. The
 Service's status does not name it any more."""
+REPLACE_REMEDY = (
+    "to have it changed, let it be replaced (annotation lbprov.io/replace: seamless), or delete the Service "
+    "and create it again"
+)
+"""Where a load balancer is not as it is asked for, and AWS cannot change it."""
 EXTRA = "lbprov/extra-tags"
 """Which further tags we put there (see `extra_mark`), so that they can be taken back."""
 

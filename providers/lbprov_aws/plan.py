@@ -171,9 +171,7 @@ def _scheme_notice(wanted: Wanted, live: LoadBalancerRecord) -> Notice | None:
     if wanted.internal == live.internal:
         return None
     is_, wish = ("internal", "internet-facing") if live.internal else ("internet-facing", "internal")
-    message = (
-        f"the load balancer stays {is_}: AWS cannot make it {wish}; delete the Service and create it again"
-    )
+    message = f"the load balancer stays {is_}: AWS cannot make it {wish}; {names.REPLACE_REMEDY}"
     return Notice(Severity.WARNING, "SchemeChangeIgnored", message, "Scheme")
 
 

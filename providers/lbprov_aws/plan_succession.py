@@ -163,6 +163,8 @@ def _with_others(
 
 
 def _kept(desired: LoadBalancer, observed: Observed, balancer: LoadBalancerRecord) -> Plan:
+    """One that drains keeps the address that it has: whether it could have another one, nobody asks."""
+    desired = dataclasses.replace(desired, requested_ip="")
     return single.plan(desired, succession.alone(observed, balancer))
 
 

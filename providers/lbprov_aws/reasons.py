@@ -22,6 +22,20 @@ REASONS = (
         "Nothing was changed: rename or delete what the message names.",
     ),
     ReasonDoc(
+        "ReplacingLoadBalancer",
+        _N,
+        "Replacement",
+        "A load balancer is made in the place of another one, for what AWS cannot change; the message says how "
+        "far that is. Nothing is to be done.",
+    ),
+    ReasonDoc(
+        "ReplacementBlocked",
+        _W,
+        "Replacement",
+        "The load balancer should be replaced, and cannot be: the message says what serves now, why, and the "
+        "remedy. All else that the Service asks for is done.",
+    ),
+    ReasonDoc(
         "NodesWithoutInstance",
         _W,
         "Targets",

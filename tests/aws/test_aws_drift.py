@@ -7,57 +7,26 @@ from typing import Any
 
 import pytest
 
-import lbprov_aws
-from lbprov.controller.reconcile import Reconciler
-from lbprov.logic.nodes import targets_of
-from lbprov.model import Node, ObjectKey, Outcome, Result, Service, ServicePort, ServiceType
-from lbprov.testing.cluster import MemoryCluster
+from lbprov.model import Result
 from lbprov_aws import names
 from tests.aws.conftest import CLUSTER, Lab
+from tests.aws.desk import Desk
 
-KEY = ObjectKey("default", "web")
 
-
-class Desk:
-    """One Service, served, in a process that goes on."""
-
-    def __init__(self, lab: Lab) -> None:
-        self.lab = lab
-        nodes = [Node(name, provider_id=id_) for name, id_ in lab.world.provider_ids.items()]
-        self.cluster = MemoryCluster(CLUSTER, nodes)
-        self.engine = Reconciler(self.cluster, lab.provider, lbprov_aws.SPEC, own_classless=True)
-        self.cluster.put(
-            Service(
-                KEY,
-                "uid-web",
-                type=ServiceType.LOAD_BALANCER,
-                ports=(ServicePort(80, node_port=30080, name="http"), ServicePort(443, node_port=30443)),
-                load_balancer_source_ranges=("198.51.100.0/24",),
-            )
-        )
-        for _ in range(2):
-            self.reconcile()
-        assert self.reconcile().result is Result.UNCHANGED
-
-    def reconcile(self) -> Outcome:
-        outcome = self.engine.reconcile(self.cluster.get(KEY), targets_of(self.cluster.nodes))
-        assert outcome is not None
-        return outcome
-
-    def look(self) -> list[str]:
-        """The drift timer: the world is listed, and the Service looked at. The Events on drift."""
-        self.lab.provider.owners()
-        outcomes = [self.reconcile()]
-        while outcomes[-1].result is Result.PENDING and len(outcomes) < 5:
-            self.lab.clock.now += 5
-            outcomes.append(self.reconcile())
-        assert outcomes[-1].result in (Result.UPDATED, Result.UNCHANGED), outcomes[-1]
-        return [e.message for outcome in outcomes for e in outcome.events if e.reason == "DriftRepaired"]
+def look(desk: Desk) -> list[str]:
+    """The drift timer: the world is listed, and the Service looked at. The Events on drift."""
+    desk.lab.provider.owners()
+    outcomes = desk.settle()
+    assert outcomes[-1].result in (Result.UPDATED, Result.UNCHANGED), outcomes[-1]
+    return [e.message for outcome in outcomes for e in outcome.events if e.reason == "DriftRepaired"]
 
 
 @pytest.fixture
 def desk(lab: Lab) -> Desk:
-    return Desk(lab)
+    made = Desk(lab, load_balancer_source_ranges=("198.51.100.0/24",))
+    made.settle()
+    assert made.reconcile().result is Result.UNCHANGED
+    return made
 
 
 def balancer(lab: Lab) -> Any:
@@ -154,11 +123,11 @@ def test_put_right_and_told_once(desk: Desk, damage: Callable[[Lab], None], told
     before = _without_groups_of_others(lab)
     damage(lab)
     assert _without_groups_of_others(lab) != before or damage is _group_detached
-    (message,) = desk.look()
+    (message,) = look(desk)
     assert message.startswith("changed by somebody else, and put right: ")
     assert all(part in message for part in told), message
     assert _without_groups_of_others(lab) == before
-    assert desk.look() == []
+    assert look(desk) == []
     assert desk.reconcile().result is Result.UNCHANGED
 
 
@@ -180,30 +149,27 @@ def test_security_group_deleted_by_hand(desk: Desk) -> None:
                 NetworkInterfaceId=interface["NetworkInterfaceId"], Groups=other
             )
     lab.world.ec2.delete_security_group(GroupId=group_id)
-    (message,) = desk.look()
+    (message,) = look(desk)
     assert "security group lbp-default-web" in message
     assert _without_groups_of_others(lab) == before
-    assert desk.look() == []
+    assert look(desk) == []
 
 
 def test_what_is_asked_for_is_no_drift(desk: Desk) -> None:
-    service = desk.cluster.get(KEY)
-    import dataclasses
-
-    desk.cluster.put(dataclasses.replace(service, load_balancer_source_ranges=("203.0.113.0/24",)))
-    assert desk.look() == []
+    desk.change(load_balancer_source_ranges=("203.0.113.0/24",))
+    assert look(desk) == []
     desk.cluster.nodes = desk.cluster.nodes[:2]
-    assert desk.look() == []
+    assert look(desk) == []
 
 
 def test_instances_that_were_refused_and_are_tried_again_are_no_drift(desk: Desk) -> None:
     lab = desk.lab
     instance = lab.world.instance_id("node-3")
     lab.world.ec2.terminate_instances(InstanceIds=[instance])
-    first = desk.look()
+    first = look(desk)
     assert len(first) <= 1  # that AWS took it out is news at most once
     lab.clock.now += 400
-    assert desk.look() == []
+    assert look(desk) == []
 
 
 def test_what_others_added_is_told_once_and_left_alone(desk: Desk) -> None:
@@ -233,7 +199,6 @@ def test_a_process_that_starts_repairs_without_a_guess_whose_doing_it_was(desk: 
     lab = desk.lab
     before = lab.world.inventory()
     _listener(lab)
-    lab.restart()
-    desk.engine = Reconciler(desk.cluster, lab.provider, lbprov_aws.SPEC, own_classless=True)
-    assert desk.look() == []
+    desk.restart()
+    assert look(desk) == []
     assert lab.world.inventory() == before

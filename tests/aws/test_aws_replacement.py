@@ -1,0 +1,325 @@
+"""What AWS cannot change on a load balancer is had by another one beside it, and nobody is without one."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from lbprov.model import Ingress, Result, ServicePort
+from lbprov_aws.cloud import Cloud
+from tests.aws.conftest import Lab
+from tests.aws.desk import KEY, Desk
+
+SEAMLESS = {"lbprov.io/replace": "seamless"}
+INTERNAL = {"lbprov.io/scheme": "internal"}
+PUBLIC = {"lbprov.io/scheme": "internet-facing"}
+
+
+@pytest.fixture
+def desk(lab: Lab) -> Desk:
+    made = Desk(lab, annotations={**SEAMLESS, **PUBLIC})
+    made.settle()
+    return made
+
+
+def schemes(lab: Lab) -> list[str]:
+    return sorted(b.scheme for b in lab.world.load_balancers())
+
+
+def served_by(desk: Desk) -> Any:
+    """The load balancer that the status names. It is whole, whatever the moment."""
+    wanted = [(p.port, p.node_port) for p in sorted(desk.service.ports, key=lambda p: p.port)]
+    found = next(b for b in desk.lab.world.load_balancers() if b.dns_name.lower() == desk.hostname())
+    assert [(x.port, x.target_port) for x in found.listeners] == wanted
+    assert all(len(x.targets) == len(desk.cluster.nodes) for x in found.listeners)
+    return found
+
+
+def until_switched(desk: Desk) -> None:
+    before = desk.hostname()
+    for _ in range(20):
+        outcome = desk.reconcile()
+        served_by(desk)
+        if desk.hostname() != before:
+            return
+        assert outcome.result is Result.PENDING, outcome
+        desk.lab.clock.now += outcome.retry_after_s or 0.0
+    raise AssertionError("never switched")
+
+
+def protect(lab: Lab, scheme: str, *, on: bool) -> None:
+    (arn,) = [b.arn for b in lab.world.load_balancers() if b.scheme == scheme]
+    attributes: Any = [{"Key": "deletion_protection.enabled", "Value": "true" if on else "false"}]
+    lab.world.elbv2.modify_load_balancer_attributes(LoadBalancerArn=arn, Attributes=attributes)
+
+
+def test_the_whole_way(desk: Desk) -> None:
+    lab = desk.lab
+    old = served_by(desk)
+    desk.change(annotations=INTERNAL)
+    first = desk.reconcile()
+    assert first.result is Result.PENDING
+    assert desk.condition("Replacement")[0] == "ReplacingLoadBalancer"
+    assert "scheme: internet-facing -> internal" in desk.condition("Replacement")[1]
+    assert schemes(lab) == ["internal", "internet-facing"]
+    assert served_by(desk).arn == old.arn
+    assert desk.condition("Ready")[0] == "EnsuredLoadBalancer"
+    until_switched(desk)
+    new = served_by(desk)
+    assert new.scheme == "internal"
+    assert schemes(lab) == ["internal", "internet-facing"]
+    assert "has taken the place of" in desk.condition("Replacement")[1]
+    switched_at = lab.clock.now
+    outcomes = desk.settle()
+    assert outcomes[-1].result in (Result.UPDATED, Result.UNCHANGED)
+    assert 290 <= lab.clock.now - switched_at < 400
+    assert schemes(lab) == ["internal"]
+    assert served_by(desk).arn == new.arn
+    assert desk.condition("Replacement") == ("", "")
+    assert len(lab.world.elbv2.describe_target_groups()["TargetGroups"]) == 2
+    assert "DriftRepaired" not in desk.reasons()
+    calls = dict(lab.provider.calls().by_operation)
+    assert desk.reconcile().result is Result.UNCHANGED
+    assert lab.provider.calls().by_operation == calls
+    desk.cluster.delete(KEY)
+    assert desk.settle()[-1].result is Result.DELETED
+    assert lab.world.leftovers() == ()
+
+
+def test_not_without_leave(lab: Lab) -> None:
+    desk = Desk(lab)
+    desk.settle()
+    desk.change(annotations=INTERNAL, ports=(*desk.service.ports, ServicePort(81, node_port=30081)))
+    writes = lab.provider.calls().write
+    assert desk.reconcile().result is Result.UPDATED
+    reason, message = desk.condition("Scheme")
+    assert reason == "SchemeChangeIgnored"
+    assert "lbprov.io/replace: seamless" in message
+    assert served_by(desk).scheme == "internet-facing"
+    assert lab.provider.calls().write == writes + 4  # the port that was added
+    outcome = desk.reconcile()
+    assert (outcome.result, outcome.events) == (Result.UNCHANGED, ())
+
+
+def test_targets_that_are_not_healthy_are_waited_for(desk: Desk) -> None:
+    """Meanwhile both are kept as the Service asks for."""
+    lab = desk.lab
+    lab.server.settle_targets(3600)
+    old = desk.hostname()
+    desk.change(annotations=INTERNAL)
+    for _ in range(5):
+        outcome = desk.reconcile()
+        assert outcome.result is Result.PENDING
+        lab.clock.now += outcome.retry_after_s or 0.0
+    assert desk.hostname() == old
+    desk.change(ports=(ServicePort(80, node_port=30080), ServicePort(8443, node_port=30443)))
+    desk.cluster.nodes = desk.cluster.nodes[:2]
+    desk.reconcile()
+    for balancer in lab.world.load_balancers():
+        assert [(x.port, len(x.targets)) for x in balancer.listeners] == [(80, 2), (8443, 2)]
+    lab.clock.now += 600
+    desk.reconcile()
+    assert desk.hostname() != old
+    assert served_by(desk).scheme == "internal"
+
+
+def test_wish_withdrawn_before_the_switch(desk: Desk) -> None:
+    lab = desk.lab
+    lab.server.settle_targets(3600)
+    before, old = lab.world.inventory(), desk.hostname()
+    desk.change(annotations=INTERNAL)
+    desk.reconcile()
+    assert lab.world.inventory() != before
+    desk.change(annotations=PUBLIC)
+    desk.settle()
+    assert lab.world.inventory() == before
+    assert desk.hostname() == old
+
+
+def test_leave_withdrawn_before_the_switch(desk: Desk) -> None:
+    lab = desk.lab
+    lab.server.settle_targets(3600)
+    before = lab.world.inventory()
+    desk.change(annotations=INTERNAL)
+    desk.reconcile()
+    desk.change(annotations={"lbprov.io/replace": "never"})
+    desk.settle()
+    assert lab.world.inventory() == before
+    assert desk.condition("Scheme")[0] == "SchemeChangeIgnored"
+
+
+def test_wish_back_while_the_old_one_is_still_there(desk: Desk) -> None:
+    lab = desk.lab
+    before, old = lab.world.inventory(), desk.hostname()
+    desk.change(annotations=INTERNAL)
+    until_switched(desk)
+    new = desk.hostname()
+    desk.change(annotations=PUBLIC)
+    desk.reconcile()
+    assert desk.hostname() == old
+    assert served_by(desk).scheme == "internet-facing"
+    assert schemes(lab) == ["internal", "internet-facing"], f"{new} had clients"
+    desk.settle()
+    assert lab.world.inventory() == before
+
+
+def test_there_and_back_again(desk: Desk) -> None:
+    """Each time a generation of its own: names that are still in use are not used again."""
+    for wish, scheme in ((INTERNAL, "internal"), (PUBLIC, "internet-facing"), (INTERNAL, "internal")):
+        desk.change(annotations=wish)
+        desk.settle()
+        assert schemes(desk.lab) == [scheme]
+        served_by(desk)
+
+
+def test_another_address(lab: Lab) -> None:
+    for ip in ("203.0.113.10", "203.0.113.11"):
+        lab.world.allocate_address(ip)
+    desk = Desk(lab, annotations=SEAMLESS, load_balancer_ip="203.0.113.10")
+    desk.settle()
+    desk.change(load_balancer_ip="203.0.113.11")
+    desk.reconcile()
+    assert [i.ip for i in desk.service.ingress] == ["203.0.113.10"]
+    desk.settle()
+    assert [i.ip for i in desk.service.ingress] == ["203.0.113.11"]
+    assert [b.addresses for b in lab.world.load_balancers()] == [("203.0.113.11",)]
+    assert desk.condition("RequestedIP")[0] == "LoadBalancerIPAssigned"
+    desk.change(load_balancer_ip="")
+    desk.settle()
+    assert desk.service.ingress != (Ingress(ip="203.0.113.11"),)
+    assert [b.addresses for b in lab.world.load_balancers()] == [()]
+
+
+def test_an_address_that_cannot_be_had_replaces_nothing(lab: Lab) -> None:
+    lab.world.allocate_address("203.0.113.10")
+    desk = Desk(lab, annotations=SEAMLESS, load_balancer_ip="203.0.113.10")
+    desk.settle()
+    before = lab.world.inventory()
+    desk.change(load_balancer_ip="203.0.113.99")
+    assert desk.reconcile().result is Result.UNCHANGED
+    reason, message = desk.condition("Replacement")
+    assert reason == "ReplacementBlocked"
+    assert "203.0.113.99 is no Elastic IP" in message
+    assert lab.world.inventory() == before
+    outcome = desk.reconcile()
+    assert (outcome.result, outcome.events) == (Result.UNCHANGED, ())
+
+
+def test_an_address_that_is_free_by_now(lab: Lab) -> None:
+    desk = Desk(lab, annotations=SEAMLESS, load_balancer_ip="203.0.113.10")
+    desk.settle()
+    assert desk.service.ingress[0].hostname
+    lab.world.allocate_address("203.0.113.10")
+    lab.clock.now += 400
+    desk.settle()
+    assert [i.ip for i in desk.service.ingress] == ["203.0.113.10"]
+    assert len(lab.world.load_balancers()) == 1
+
+
+def test_protected_against_deletion(desk: Desk) -> None:
+    lab = desk.lab
+    protect(lab, "internet-facing", on=True)
+    before = lab.world.inventory()
+    desk.change(annotations=INTERNAL)
+    outcome = desk.reconcile()
+    assert (outcome.result, outcome.retry_after_s) == (Result.PENDING, 300.0)
+    reason, message = desk.condition("Replacement")
+    assert reason == "ReplacementBlocked"
+    assert "deletion_protection.enabled" in message
+    assert lab.world.inventory() == before
+    assert desk.condition("Ready")[0] == "EnsuredLoadBalancer"
+    assert desk.reconcile().events == ()
+    protect(lab, "internet-facing", on=False)
+    desk.settle()
+    assert schemes(lab) == ["internal"]
+
+
+def test_protected_while_it_drains(desk: Desk) -> None:
+    lab = desk.lab
+    desk.change(annotations=INTERNAL)
+    until_switched(desk)
+    protect(lab, "internet-facing", on=True)
+    desk.settle(lambda o: o.retry_after_s == 300.0)
+    assert schemes(lab) == ["internal", "internet-facing"]
+    assert desk.condition("Replacement")[0] == "ReplacementBlocked"
+    assert desk.reconcile().events == ()
+    protect(lab, "internet-facing", on=False)
+    desk.settle()
+    assert schemes(lab) == ["internal"]
+
+
+@pytest.mark.parametrize("moment", ["before the switch", "behind the switch"])
+def test_service_deleted_meanwhile(desk: Desk, moment: str) -> None:
+    desk.change(annotations=INTERNAL)
+    desk.reconcile()
+    if moment == "behind the switch":
+        until_switched(desk)
+    assert len(desk.lab.world.load_balancers()) == 2
+    desk.cluster.delete(KEY)
+    desk.restart()
+    assert desk.settle()[-1].result is Result.DELETED
+    assert desk.lab.world.leftovers() == ()
+
+
+def test_the_new_one_is_deleted_by_hand_while_the_old_one_drains(desk: Desk) -> None:
+    lab = desk.lab
+    desk.change(annotations=INTERNAL)
+    until_switched(desk)
+    (arn,) = [b.arn for b in lab.world.load_balancers() if b.scheme == "internal"]
+    lab.world.elbv2.delete_load_balancer(LoadBalancerArn=arn)
+    lab.provider.owners()
+    desk.settle()
+    assert schemes(lab) == ["internal"]
+    served_by(desk)
+
+
+class Killed(BaseException):
+    """No `except Exception` survives it."""
+
+
+def dying_at(number: int, when: str) -> Any:
+    """`Cloud.call`, whose process dies before or after the `number`-th write (0: never)."""
+    writes, call = itertools.count(1), Cloud.call
+
+    def dying(cloud: Cloud, service: str, operation: str, **parameters: Any) -> dict[str, Any]:
+        mine = not operation.startswith(("Describe", "Get")) and next(writes) == number
+        if mine and when == "before":
+            raise Killed
+        answer = call(cloud, service, operation, **parameters)
+        if mine:
+            raise Killed
+        return answer
+
+    return dying
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_killed_at_any_write(lab: Lab, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    """And the next process goes on from what it finds; whoever the status names is whole all the while."""
+    expected: frozenset[str] = frozenset()
+    for number in itertools.count(0):
+        desk = Desk(lab, annotations={**SEAMLESS, **PUBLIC})
+        desk.settle()
+        desk.change(annotations=INTERNAL)
+        crashed = False
+        with monkeypatch.context() as patch:
+            patch.setattr(Cloud, "call", dying_at(number, when))
+            try:
+                desk.settle()
+            except Killed:
+                crashed = True
+        if crashed:
+            served_by(desk)
+            desk.restart()
+            desk.settle()
+        assert served_by(desk).scheme == "internal"
+        expected = expected or lab.world.inventory()
+        assert lab.world.inventory() == expected, f"killed {when} write {number}"
+        desk.cluster.delete(KEY)
+        desk.settle()
+        assert lab.world.leftovers() == (), f"killed {when} write {number}"
+        if number and not crashed:
+            break
+    assert number == 12  # 7 of the new one with its two ports, 1 the switch, 3 the old one's
