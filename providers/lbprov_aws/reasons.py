@@ -25,8 +25,8 @@ REASONS = (
         "ReplacingLoadBalancer",
         _N,
         "Replacement",
-        "A load balancer is made in the place of another one, for what AWS cannot change; the message says how "
-        "far that is. Nothing is to be done.",
+        "A load balancer is made in the place of another one, for what AWS cannot change; the message says "
+        "how far that is. Nothing is to be done.",
     ),
     ReasonDoc(
         "ReplacementBlocked",
