@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from lbprov.cluster import Problem
-from lbprov.model import IPFamily, L4Protocol, LbprovError, RetryLater, UserError
+from lbprov.model import IPFamily, L4Protocol, LbprovError, Node, RetryLater, UserError
 from local_dataplane.config import NodeFacts
 from local_dataplane.flow_keeper import FlowKeeper
 from local_dataplane.kernel.seam import Busy
@@ -31,6 +31,7 @@ THOROUGH_S = 120.0
 RETRY_LEFT_OUT_S = 60.0
 _BACKOFF_S = (0.2, 1.0, 5.0, 15.0)
 _MANY_DEAD_CHAINS = 500
+_REMEMBERED = 1000  # warnings
 _REST = 10  # times as long as a comparison took, until the next
 
 
@@ -62,10 +63,13 @@ class Agent:
     now_s: Callable[[], float] = time.monotonic
     left_out: dict[PortKey, LeftOut] = field(default_factory=dict)
     builder: TableBuilder = field(default_factory=TableBuilder)
+    node: Node | None = None
+    """As the cluster has it; None: it does not."""
     _node: NodeFacts | None = None
     _waiting: dict[PortKey, ServiceState | None] = field(default_factory=dict)  # decided, not yet written
     _learned_s: float | None = None  # when the oldest of it came in
-    _told: set[str] = field(default_factory=set)
+    _begun_s: float | None = None  # when the write that is not done yet was begun
+    _told: dict[str, None] = field(default_factory=dict)
     _took_over: bool = False
     _last_s: dict[str, float] = field(default_factory=dict)
     _rested_s: dict[IPFamily, float] = field(default_factory=dict)
@@ -74,6 +78,7 @@ class Agent:
         failures = 0
         changed = True
         while not stop.is_set():
+            self.observer.tick()
             try:
                 if changed or failures:
                     self._follow()
@@ -92,6 +97,15 @@ class Agent:
                 changed = self.source.wait(CHECK_S, stop)
                 if changed and (pause_s := self.pace.pause_s(self.now_s())):
                     stop.wait(pause_s)
+
+    @property
+    def pending_since_s(self) -> float | None:
+        """Since when something has been waiting to be written, by the monotonic clock; None: nothing is."""
+        waits = (self._learned_s, self._begun_s, getattr(self.source, "pending_since_s", None))
+        return min((since_s for since_s in waits if since_s is not None), default=None)
+
+    def warnings(self) -> list[str]:
+        return list(self._told)
 
     def run_once(self) -> bool:
         """Apply the cluster as it is and tidy up. False where anything was left out."""
@@ -123,10 +137,11 @@ class Agent:
     def apply(self, changes: Changes) -> None:
         """Make the kernel forward as the cluster says. What could not be written is kept for the next call,
         whatever that brings."""
-        begun_s = self.now_s()
+        begun_s = self._begun_s = self.now_s()
         for problem in changes.problems:
             self._tell(str(problem))
         node = self._facts(changes)
+        self.observer.learned(changes)
         self._waiting |= self._decide(changes, node)
         self._learned_s = self._learned_s if self._learned_s is not None else changes.learned_s
         for program in self.programs.values():
@@ -134,7 +149,7 @@ class Agent:
         self._warn_of_missing_families()
         self._prepare_kernel()
         written = self._write()
-        self._learned_s = None
+        self._learned_s = self._begun_s = None
         if not self._took_over:
             self.take_over()
             self._took_over = True
@@ -184,7 +199,7 @@ class Agent:
             for key in own:
                 del self._waiting[key]
             ended_s = self.now_s()
-            self._note(program, done)
+            self._note(family, program, done)
             waited_s = None if self._learned_s is None else ended_s - self._learned_s
             self.observer.applied(Applied(family, ended_s - begun_s, done.rules, done.restores, waited_s))
             if not self._took_over or any(key.protocol is L4Protocol.UDP for key in own):
@@ -198,13 +213,12 @@ class Agent:
         if ended := self.flows.judge(program):
             self.observer.flows_ended(ended)
 
-    def _note(self, program: FamilyProgram, written: Written | None) -> None:
+    def _note(self, family: IPFamily, program: FamilyProgram, written: Written | None) -> None:
         """Keep `left_out` true to what the program says."""
         for key, reason in (written.refused if written else {}).items():
             if key in program.left_out and key not in self.left_out:
                 self.observer.refused(key, reason)
                 self.left_out[key] = LeftOut(reason, time.time())
-        family = program.iptables.family
         for key in [k for k in self.left_out if k.family is family and k not in program.left_out]:
             del self.left_out[key]
             self.observer.accepted(key)
@@ -219,12 +233,12 @@ class Agent:
                 repaired = program.check(thoroughly=thoroughly)
                 if repaired:
                     self.observer.repaired(family)
-                    self._note(program, repaired)
+                    self._note(family, program, repaired)
                 # Where others change their rules all the time, comparing ours must not take a whole core.
                 pause_s = 0.0 if repaired else _REST * (self.now_s() - begun_s)
                 self._rested_s[family] = self.now_s() + pause_s
             if retry and program.left_out:
-                self._note(program, program.retry_left_out())
+                self._note(family, program, program.retry_left_out())
             if idle or program.dead_chains > _MANY_DEAD_CHAINS:
                 program.sweep()
             if idle:
@@ -239,7 +253,7 @@ class Agent:
         return True
 
     def _facts(self, changes: Changes) -> NodeFacts:
-        node = next((n for n in changes.nodes if n.name == self.node_name), None)
+        node = self.node = next((n for n in changes.nodes if n.name == self.node_name), None)
         if node is not None:
             self._node = NodeFacts.of(node)
         elif self._node is None and self.source.waits_for_node:
@@ -274,13 +288,19 @@ class Agent:
     def _warn_of_conflicts(self) -> None:
         for program in self.programs.values():
             for frontend, won, lost in program.ruleset.table.conflicts():
-                self._tell(f"{_text(frontend)} is claimed twice: {won.key} has it, {lost.key} does not")
+                sentence = f"{_text(frontend)} is claimed twice: {won.key} has it, {lost.key} does not"
+                if self._tell(sentence):
+                    self.observer.conflict(lost.key, sentence)
 
-    def _tell(self, warning: str) -> None:
-        """Each warning once."""
-        if warning not in self._told:
-            self._told.add(warning)
-            log.warning(warning)
+    def _tell(self, warning: str) -> bool:
+        """Each warning once, unless many others were said since. Whether it was said now."""
+        if warning in self._told:
+            return False
+        self._told[warning] = None
+        if len(self._told) > _REMEMBERED:
+            del self._told[next(iter(self._told))]
+        log.warning(warning)
+        return True
 
 
 def _text(frontend: Frontend) -> str:

@@ -118,6 +118,10 @@ class ApiSource:
         return cls(Transport(Place.find(kubeconfig, context)), node_name)
 
     @property
+    def name(self) -> str:
+        return self.transport.server
+
+    @property
     def reflectors(self) -> tuple[Reflector[Any, Any], ...]:
         return self._services, self._slices, self._nodes
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lbprov.model import IPFamily
+from local_dataplane.source import Changes
 from local_dataplane.table import PortKey
 
 
@@ -23,6 +24,9 @@ class Applied:
 class Observer:
     """Called on the agent's thread; must be quick and never raise. This one does nothing."""
 
+    def learned(self, changes: Changes) -> None:
+        """The cluster has changed; the kernel has not, yet."""
+
     def applied(self, done: Applied) -> None:
         """After each write that succeeded, also of nothing."""
 
@@ -35,8 +39,14 @@ class Observer:
     def accepted(self, key: PortKey) -> None:
         """What was refused is forwarded now, or wanted no longer."""
 
+    def conflict(self, key: PortKey, sentence: str) -> None:
+        """Another port has an address that this one claims, too. Said once."""
+
     def repaired(self, family: IPFamily) -> None:
         """Somebody else had changed our rules; they are as they should be again."""
 
     def flows_ended(self, count: int) -> None:
         """UDP flows that contradicted the table."""
+
+    def tick(self) -> None:
+        """Every few seconds, whatever else happens; for what is due from time to time."""

@@ -70,6 +70,11 @@ class FamilyProgram:
         return self._have
 
     @property
+    def rules_held(self) -> int:
+        """Rules of ours in the kernel, as far as we know. May be asked from another thread."""
+        return sum(map(len, list(self._have.values())))
+
+    @property
     def dead_chains(self) -> int:
         """Chains in the kernel that nothing leads to any more; `sweep` removes them."""
         return len(self._have.keys() - self.ruleset.chains.keys())

@@ -56,9 +56,13 @@ class Changes:
 class Source(typing.Protocol):
     """One reader: nothing is handed out twice, so whoever takes must keep.
 
-    `waits_for_node`: our Node may be registered after us; else its absence is a mistake."""
+    `name`: which cluster it is. `waits_for_node`: our Node may be registered after us; else its absence is a
+    mistake."""
 
     waits_for_node: bool
+
+    @property
+    def name(self) -> str: ...
 
     def take(self) -> Changes | None:
         """What has changed since the last time; at first, everything. None: not everything is known yet, so
@@ -83,7 +87,8 @@ class FolderSource:
 
     waits_for_node = False
 
-    def __init__(self, folder: Folder) -> None:
+    def __init__(self, folder: Folder, name: str) -> None:
+        self.name = name
         self._folder = folder
         self._fingerprint = ""
         self._learned_s: float | None = None

@@ -41,7 +41,8 @@ class _Cluster:
             yield FolderSource(
                 ManifestCluster.open(
                     self.folder, state_file=self.state, cluster_name=self.cluster_name, force=self.force
-                )
+                ),
+                str(self.folder),
             )
             return
         from local_dataplane.api_source import ApiSource
@@ -58,6 +59,24 @@ class _Cluster:
             source.stop()
 
 
+def _address(_context: click.Context, _parameter: click.Parameter, text: str) -> tuple[str, int] | None:
+    from lbprov.observe.health import parse_address
+
+    try:
+        return parse_address(text) if text else None
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+_metrics_address = options.option(
+    "--metrics-address",
+    metavar="[HOST]:PORT",
+    default="127.0.0.1:10249",
+    show_default=True,
+    callback=_address,
+    help="Where /metrics and /status are; empty: nowhere.",
+)
+
 _INTERFACE_OF = {
     "bridge-interface": "pod_bridge_interface",
     "interface-name-prefix": "pod_interface_name_prefix",
@@ -68,6 +87,7 @@ def _follow_until_signal(cluster: _Cluster, **settings: Any) -> None:
     from local_dataplane.config import Detect, NodeConfig, canonical_cidrs
     from local_dataplane.kernel.instance import claim
     from local_dataplane.pace import Pace
+    from local_dataplane.reporting import reporting
     from local_dataplane.start import open_agent
 
     detect = Detect(settings["detect_local"])
@@ -90,7 +110,8 @@ def _follow_until_signal(cluster: _Cluster, **settings: Any) -> None:
             if not agent.run_once():
                 sys.exit(1)
         else:
-            with stopping() as stop:
+            pages = {n: a for n in ("health", "metrics") if (a := settings[f"{n}_address"])}
+            with stopping() as stop, reporting(agent, config, "iptables", pages):
                 agent.run(stop)
 
 
@@ -187,6 +208,15 @@ def _follow_until_signal(cluster: _Cluster, **settings: Any) -> None:
     help="Serve NodePorts on 127.0.0.1 too, for this node's own programs (IPv4). It sets route_localnet, and "
     "keeps neighbours from what listens there.",
 )
+@options.option(
+    "--health-address",
+    metavar="[HOST]:PORT",
+    default=":10256",
+    show_default=True,
+    callback=_address,
+    help="Where /healthz, /livez and /readyz are; empty: nowhere. Load balancers ask there.",
+)
+@_metrics_address
 @options.force
 @options.logs
 @click.pass_context

@@ -210,7 +210,7 @@ class Metrics:
         self._results = self._counter(RECONCILE_RESULTS)
         build = Gauge(BUILD_INFO.name, BUILD_INFO.help, BUILD_INFO.label_names, registry=self._registry)
         build.labels(__version__, platform.python_version(), provider).set(1)
-        self._scraped = _ReadAtScrape()
+        self._scraped = ReadAtScrape()
         self._registry.register(self._scraped)
 
     def _counter(self, declared: Declared) -> Counter:
@@ -241,7 +241,9 @@ class Metrics:
         return encode(self._registry), content_type
 
 
-class _ReadAtScrape(Collector):
+class ReadAtScrape(Collector):
+    """Metrics whose values are asked for at every scrape: (declaration, who to ask)."""
+
     def __init__(self) -> None:
         self.sources: list[tuple[Declared, Callable[[], Iterable[Sample]]]] = []
 

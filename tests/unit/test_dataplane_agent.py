@@ -70,6 +70,7 @@ class Script:
         self.stop: threading.Event | None = None
 
     waits_for_node = False
+    name = "script"
 
     def take(self) -> Changes:
         if isinstance(self.now, Exception):

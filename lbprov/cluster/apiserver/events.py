@@ -1,4 +1,4 @@
-"""Events on Services, as `kubectl describe service` shows them: core/v1, source component `lbprov`.
+"""Events on Services (and Nodes), as `kubectl describe` shows them: core/v1, source component `lbprov`.
 
 Telling is never the work: `emit` puts into a bounded queue and returns; a thread writes. What is said again
 is counted on the Event that said it first, as kubectl expects ("x5 over 3m"); one Service cannot flood the
@@ -45,10 +45,17 @@ COMBINED = "(combined from similar events): "
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """The Service that Events are about. `uid` may be empty: it is gone."""
+    """What Events are about: a Service, or a Node (whose key has no namespace). `uid` may be empty: it is
+    gone."""
 
     key: ObjectKey
     uid: str
+    kind: str = "Service"
+
+    @property
+    def namespace(self) -> str:
+        """Where its Events are; those of a Node in `default`, as kubelet's."""
+        return self.key.namespace or "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +71,12 @@ class Sentence:
 
     def body(self, instance: str) -> dict[str, Any]:
         key = self.subject.key
-        about = {"apiVersion": "v1", "kind": "Service", "namespace": key.namespace, "name": key.name}
+        where = {"namespace": key.namespace} if key.namespace else {}
+        about = {"apiVersion": "v1", "kind": self.subject.kind, **where, "name": key.name}
         return {
             "apiVersion": "v1",
             "kind": "Event",
-            "metadata": {"namespace": key.namespace, "name": self.name},
+            "metadata": {"namespace": self.subject.namespace, "name": self.name},
             "involvedObject": about | ({"uid": self.subject.uid} if self.subject.uid else {}),
             "type": str(self.event.severity),
             "reason": self.event.reason[:MAX_REASON],
@@ -232,7 +240,7 @@ class EventRecorder:
                 self._wake.wait(self.RETRY_S)
 
     def _write(self, sentence: Sentence) -> None:
-        path = f"/api/v1/namespaces/{sentence.subject.key.namespace}/events"
+        path = f"/api/v1/namespaces/{sentence.subject.namespace}/events"
         if sentence.count > 1:
             try:
                 self._transport.request(
