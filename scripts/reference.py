@@ -13,7 +13,9 @@ from lbprov import plugins
 from lbprov.api import Severity
 from lbprov.cli.main import VERBS
 from lbprov.logic.events import EXPLAINED, Reason
-from lbprov.observe.metrics import DECLARED
+from lbprov.observe.metrics import DECLARED, Declared
+from lbprov.observe.node_metrics import NODE_DECLARED, SHARED
+from local_dataplane import events as node_events
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs/reference"
 OURS = ("aws",)
@@ -37,18 +39,29 @@ def pages() -> dict[str, str]:
 
 
 def metrics() -> str:
-    lines = [
-        *head(
-            "Metrics",
-            "At `/metrics` of `--health-address`, in Prometheus' text format or OpenMetrics. "
-            "Beside these there are the process's own (`process_…`: memory, CPU time, open files).",
-        )
-    ]
+    shared = ", ".join(f"`{declared.name}`" for declared in SHARED)
+    return "\n".join(
+        [
+            *head(
+                "Metrics",
+                "In Prometheus' text format or OpenMetrics. Beside these there are the process's own "
+                "(`process_…`: memory, CPU time, open files).",
+            ),
+            *("## The controller", "", "At `/metrics` of `--health-address`.", "", *_declared(DECLARED), ""),
+            *("## The node agent", "", "At `/metrics` of `--metrics-address`.", ""),
+            *(*_declared(NODE_DECLARED), ""),
+            f"And these of the controller's, about Services, EndpointSlices and the agent's own Node: {shared}.",
+            "",
+        ]
+    )
+
+
+def _declared(metrics: Iterable[Declared]) -> list[str]:
     rows = []
-    for declared in DECLARED:
+    for declared in metrics:
         labels = "<br>".join(f"`{name}`: {what}" for name, what in declared.labels)
         rows.append((f"`{declared.name}`", declared.kind, declared.help, labels))
-    return "\n".join([*lines, *table(("name", "type", "what it says", "labels"), rows), ""])
+    return table(("name", "type", "what it says", "labels"), rows)
 
 
 def events() -> str:
@@ -68,6 +81,9 @@ def events() -> str:
         lines += ["", f"## Events of provider `{name}`", ""]
         own = [(f"`{d.reason}`", d.severity.value, d.meaning) for d in spec.reasons]
         lines += table(("reason", "type", "what it means"), own)
+    lines += ["", "## Events of the node agent", ""]
+    rows = [(f"`{reason}`", severity.value, text) for reason, (severity, text) in node_events.EXPLAINED.items()]
+    lines += table(("reason", "type", "what it means"), rows)
     lines += ["", "## Conditions", "", "The reason of a condition is one of the Events' above."]
     conditions = [(f"`lbprov.io/{topic}`", meaning) for topic, meaning in CONDITIONS]
     known = {topic for topic, _ in CONDITIONS}
@@ -131,6 +147,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 def main() -> None:
     assert set(EXPLAINED) == set(Reason), "every reason is explained"
+    assert set(node_events.EXPLAINED) == set(node_events.Reason), "every reason of an agent is explained"
     assert {severity for severity, _ in EXPLAINED.values()} <= set(Severity)
     stale = [name for name, text in pages().items() if text != (FOLDER / name).read_text()] if check() else []
     if stale:

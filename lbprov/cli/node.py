@@ -1,9 +1,8 @@
-"""`lbprov node`: this node's Service forwarding; `node status`, `node cleanup`."""
+"""`lbprov node`: this node's Service forwarding; `node cleanup`. `node status` is in `node_status`."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import socket
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lbprov.cli import options
+from lbprov.cli.node_status import address, metrics_address, status
 from lbprov.cli.signals import stopping
 from lbprov.model import LbprovError, UserError
 
@@ -58,24 +58,6 @@ class _Cluster:
         finally:
             source.stop()
 
-
-def _address(_context: click.Context, _parameter: click.Parameter, text: str) -> tuple[str, int] | None:
-    from lbprov.observe.health import parse_address
-
-    try:
-        return parse_address(text) if text else None
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
-
-
-_metrics_address = options.option(
-    "--metrics-address",
-    metavar="[HOST]:PORT",
-    default="127.0.0.1:10249",
-    show_default=True,
-    callback=_address,
-    help="Where /metrics and /status are; empty: nowhere.",
-)
 
 _INTERFACE_OF = {
     "bridge-interface": "pod_bridge_interface",
@@ -213,10 +195,10 @@ def _follow_until_signal(cluster: _Cluster, **settings: Any) -> None:
     metavar="[HOST]:PORT",
     default=":10256",
     show_default=True,
-    callback=_address,
+    callback=address,
     help="Where /healthz, /livez and /readyz are; empty: nowhere. Load balancers ask there.",
 )
-@_metrics_address
+@metrics_address
 @options.force
 @options.logs
 @click.pass_context
@@ -266,48 +248,4 @@ def cleanup() -> None:
         click.echo(f"{where}: {chains} chains removed" if chains else f"{where}: nothing of ours")
 
 
-@command.command("status")
-@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
-def status(output: str) -> None:
-    """Show what this node forwards, read from the rules in the kernel."""
-    from local_dataplane.start import status as read
-
-    try:
-        found = read()
-    except LbprovError as error:
-        raise click.ClickException(str(error)) from error
-    rows = [
-        {
-            "address": entry.frontend.address or "nodePort",
-            "port": entry.frontend.port,
-            "protocol": str(entry.frontend.protocol),
-            "family": str(family),
-            "backend": str(backend),
-            "service": entry.label,
-            "endpoints": [f"{b.address}:{b.port}" for b in entry.backends],
-        }
-        for (family, backend), entries in found.items()
-        for entry in entries
-    ]
-    if output == "json":
-        click.echo(json.dumps(rows, indent=2))
-    elif not rows:
-        click.echo("nothing is forwarded here")
-    else:
-        _table(rows)
-
-
-def _table(rows: list[dict[str, object]]) -> None:
-    lines = [("ADDRESS", "PORT", "SERVICE", "ENDPOINTS")]
-    for row in rows:
-        endpoints = [str(e) for e in row["endpoints"]] if isinstance(row["endpoints"], list) else []
-        shown = ", ".join(endpoints[:3]) + (f" and {len(endpoints) - 3} more" if len(endpoints) > 3 else "")
-        where = str(row["address"])
-        if where == "nodePort":
-            where = f"nodePort ({row['family']})"
-        lines.append((where, f"{row['port']}/{row['protocol']}", str(row["service"]), shown or "(none)"))
-    widths = [max(len(line[i]) for line in lines) for i in range(3)]
-    for line in lines:
-        click.echo(
-            "  ".join([*(text.ljust(width) for text, width in zip(line, widths, strict=False)), line[3]])
-        )
+command.add_command(status)

@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -129,8 +130,8 @@ class Bench:
         )
         return value
 
-    def status(self) -> dict[str, object]:
-        found: dict[str, object] = json.loads(self.monitor.respond("/status", "").body)
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.monitor.respond("/status", "").body)
         return found
 
 
@@ -167,7 +168,7 @@ def test_a_service_that_the_kernel_refuses(bench: Bench) -> None:
     assert (key, uid, event.severity, event.reason) == (WEB, "uid-1", Severity.WARNING, "ServiceNotForwarded")
     assert event.message.startswith("on node node-1: port TCP (IPv4, TCP) is not forwarded: ")
     assert bench.metric("lbprov_node_quarantined_service_ports", family="IPv4") == 1
-    (left,) = bench.status()["left_out"]  # type: ignore[misc]
+    (left,) = bench.status()["left_out"]
     assert (left["service"], left["family"]) == ("shop/web", "IPv4")
     assert left["since"].endswith("Z")
     bench.apply(_backing(WEB, 1))
