@@ -50,7 +50,7 @@ def metrics() -> str:
             *("## The controller", "", "At `/metrics` of `--health-address`.", "", *_declared(DECLARED), ""),
             *("## The node agent", "", "At `/metrics` of `--metrics-address`.", ""),
             *(*_declared(NODE_DECLARED), ""),
-            f"And these of the controller's, about Services, EndpointSlices and the agent's own Node: {shared}.",
+            f"And these of the controller's, about Services, EndpointSlices and its own Node: {shared}.",
             "",
         ]
     )
@@ -82,7 +82,9 @@ def events() -> str:
         own = [(f"`{d.reason}`", d.severity.value, d.meaning) for d in spec.reasons]
         lines += table(("reason", "type", "what it means"), own)
     lines += ["", "## Events of the node agent", ""]
-    rows = [(f"`{reason}`", severity.value, text) for reason, (severity, text) in node_events.EXPLAINED.items()]
+    rows = [
+        (f"`{reason}`", severity.value, text) for reason, (severity, text) in node_events.EXPLAINED.items()
+    ]
     lines += table(("reason", "type", "what it means"), rows)
     lines += ["", "## Conditions", "", "The reason of a condition is one of the Events' above."]
     conditions = [(f"`lbprov.io/{topic}`", meaning) for topic, meaning in CONDITIONS]

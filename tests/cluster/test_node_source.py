@@ -14,7 +14,7 @@ import yaml
 
 from lbprov.lab.controlplane import Api, ControlPlane, Fault, Object, Relay, eventually
 from lbprov.lab.controlplane.objects import add_node, service
-from lbprov.model import IPFamily, ObjectKey
+from lbprov.model import Event, IPFamily, ObjectKey, Severity
 from local_dataplane.agent import Agent
 from local_dataplane.api_source import ApiSource
 from local_dataplane.config import NodeConfig, NodeFacts
@@ -25,9 +25,11 @@ from local_dataplane.kernel.conntrack import FakeConntrack
 from local_dataplane.kernel.fake_iptables import FakeIptables
 from local_dataplane.kernel.sysctl import FakeSysctls
 from local_dataplane.kernel.watch import RuleWatch
+from local_dataplane.monitor import Monitor
 from local_dataplane.observer import Applied, Observer
 from local_dataplane.pace import Pace
 from local_dataplane.program import FamilyProgram
+from local_dataplane.reporting import reporting
 
 V4 = IPFamily.IPV4
 PERIOD_S = 1.0
@@ -47,7 +49,7 @@ class _Listener(Observer):
 class NodeUnderTest:
     """An agent that runs; `frontends` is what its kernel forwards: `address:port` -> backends."""
 
-    def __init__(self, kernel: FakeIptables, kubeconfig: Path, pace: Pace) -> None:
+    def __init__(self, kernel: FakeIptables, kubeconfig: Path, pace: Pace, report: bool) -> None:
         self.kernel = kernel
         self.source = ApiSource.connect(kubeconfig, None, "node-1")
         self.listener = _Listener()
@@ -61,17 +63,23 @@ class NodeUnderTest:
             observer=self.listener,
             pace=pace,
         )
+        self._reporting = reporting(self.agent, NodeConfig(), "iptables", {}) if report else None
+        self.monitor: Monitor | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self.agent.run, args=(self._stop,))
 
     def start(self) -> None:
         self.source.start()
+        if self._reporting:
+            self.monitor = self._reporting.__enter__()
         self._thread.start()
 
     def stop(self) -> None:
         self._stop.set()
         self._thread.join(30)
         assert not self._thread.is_alive(), "ends at once"
+        if self._reporting:
+            self._reporting.__exit__(None, None, None)
         self.source.stop()
 
     def frontends(self) -> dict[str, list[str]]:
@@ -103,9 +111,12 @@ def node(api: Api, node_kubeconfig: Path) -> Iterator[Callable[..., NodeUnderTes
     running: list[NodeUnderTest] = []
 
     def begin(
-        kernel: FakeIptables | None = None, kubeconfig: Path = node_kubeconfig, pace: Pace | None = None
+        kernel: FakeIptables | None = None,
+        kubeconfig: Path = node_kubeconfig,
+        pace: Pace | None = None,
+        report: bool = False,
     ) -> NodeUnderTest:
-        one = NodeUnderTest(kernel or FakeIptables(V4), kubeconfig, pace or Pace(0.0))
+        one = NodeUnderTest(kernel or FakeIptables(V4), kubeconfig, pace or Pace(0.0), report)
         running.append(one)
         one.start()
         return one
@@ -295,3 +306,48 @@ def test_only_what_forwarding_needs_is_kept(api: Api, node: Callable[..., NodeUn
     eventually(lambda: one.source.services.get(ObjectKey(api.namespace, "other")))
     assert one.source.services.version == version + 1, "an annotation is no news"
     assert dataclasses.asdict(kept)["labels"] == {}
+
+
+def test_events_reach_the_service_and_the_node(api: Api, node: Callable[..., NodeUnderTest]) -> None:
+    """With the rights that we ship; and what kubectl describe looks for is in them."""
+    add_node(api, "node-1", ips=["192.0.2.11"])
+    kernel = FakeIptables(V4)
+    kernel.refuse = {"10.244.1.2:8080"}
+    made(api, "bad", "10.244.1.2")
+    good = made(api, "good", "10.244.1.3")
+    one = node(kernel, report=True)
+    one.answers(good, "10.244.1.3:8080")
+    event = eventually(lambda: _events(api, "bad"))[0]
+    uid = api.get("Service", "bad")["metadata"]["uid"]
+    assert event["involvedObject"] | {"uid": uid, "kind": "Service", "name": "bad"} == event["involvedObject"]
+    assert (event["reason"], event["type"]) == ("ServiceNotForwarded", "Warning")
+    assert event["message"].startswith("on node node-1: port http (IPv4, TCP) is not forwarded: ")
+    assert event["source"]["component"] == "lbprov"
+    assert one.monitor is not None
+    one.monitor.teller.tell_node("node-1", Event(Severity.WARNING, "ForwardingFailed", "IPv4: no"))
+    told = eventually(lambda: _events(api, "node-1", "default"))[0]
+    assert (told["involvedObject"]["kind"], told["involvedObject"]["uid"]) == ("Node", "node-1")
+    metrics = one.monitor.respond("/metrics", "").body.decode()
+    assert 'lbprov_reflector_objects{kind="EndpointSlice"}' in metrics
+    assert 'lbprov_node_quarantined_service_ports{family="IPv4"} 1.0' in metrics
+
+
+def _events(api: Api, name: str, namespace: str | None = None) -> list[Object]:
+    return api.list("Event", namespace, fieldSelector=f"involvedObject.name={name}")
+
+
+def test_the_node_is_drained(api: Api, node: Callable[..., NodeUnderTest]) -> None:
+    """The autoscaler's taint: load balancers are turned away, and the agent is not started anew."""
+    one = node(report=True)
+    assert one.monitor is not None
+    respond = one.monitor.respond
+    eventually(lambda: respond("/readyz", "").status == 200)
+    assert respond("/healthz", "").status == 503, "no such Node"
+    add_node(api, "node-1", ips=["192.0.2.11"])
+    eventually(lambda: respond("/healthz", "").status == 200)
+    taint = {"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}
+    api.patch("Node", "node-1", {"spec": {"taints": [taint]}})
+    eventually(lambda: respond("/healthz", "").status == 503)
+    assert respond("/livez", "").status == 200
+    api.patch("Node", "node-1", {"spec": {"taints": None}})
+    eventually(lambda: respond("/healthz", "").status == 200)

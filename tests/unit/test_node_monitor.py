@@ -26,7 +26,9 @@ from lbprov.model import (
     Severity,
     UserError,
 )
-from lbprov.observe.node_metrics import NODE_DECLARED, NodeMetrics
+from lbprov.observe import node_metrics
+from lbprov.observe.metrics import Declared
+from lbprov.observe.node_metrics import NODE_DECLARED, SHARED, NodeMetrics
 from local_dataplane import gauges
 from local_dataplane import monitor as monitor_module
 from local_dataplane.agent import Agent
@@ -237,6 +239,14 @@ def test_pages_are_opened_as_soon_as_they_can_be(bench: Bench, caplog: pytest.Lo
         assert caplog.text.count("a port cannot be opened, trying again") == 1
     bench.monitor.tick()
     assert bench.http.is_open("health")
+
+
+def test_names_are_prometheus_style() -> None:
+    for declared in NODE_DECLARED:
+        assert declared.name.startswith("lbprov_node_")
+        assert declared.name.endswith("_total") == (declared.kind == "counter"), declared.name
+        assert declared.help.endswith(".")
+    assert {d for d in vars(node_metrics).values() if isinstance(d, Declared)} == {*NODE_DECLARED, *SHARED}
 
 
 def test_what_is_told_is_what_is_declared(bench: Bench) -> None:
