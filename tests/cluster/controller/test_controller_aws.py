@@ -215,3 +215,24 @@ def test_another_clusters_load_balancers_are_not_ours(scene: Scene, run: Any, ap
     other.settle()
     assert before in scene.aws.load_balancers()
     assert other.metric("lbprov_orphaned_owners") == 0
+
+
+def test_a_region_that_only_the_nodes_tell(api: Api, aws: AwsWorld, run: Any) -> None:
+    """They come after the controller has begun to look."""
+    nobody = dict.fromkeys(("AWS_REGION", "AWS_DEFAULT_REGION"))
+    scene = Scene(api, aws, run(provider="aws", env=nobody).wait_ready())
+    scene.make()
+    eventually(lambda: "no AWS region" in scene.conditions().get("Ready", {}).get("message", ""))
+    for name, provider_id in aws.provider_ids.items():
+        add_node(api, name, provider_id=provider_id, zone=aws.node_zones[name])
+    assert scene.balancer().zones
+
+
+def test_a_permission_that_is_missing_has_a_name(scene: Scene) -> None:
+    scene.aws.server.fail("CreateTargetGroup", "AccessDenied", status=403)
+    scene.make()
+    eventually(lambda: scene.conditions().get("Ready", {}).get("reason") == "PermissionMissing")
+    assert "elasticloadbalancing:CreateTargetGroup" in scene.conditions()["Ready"]["message"]
+    eventually(lambda: "PermissionMissing" in scene.reasons())
+    scene.controller.settle()
+    assert scene.aws.server.calls()["CreateTargetGroup"] == 1, "and nothing is tried again at once"
