@@ -47,11 +47,11 @@ BAD_CREDENTIALS = {
 }
 """Error code -> what it means. AWS's own message is not passed on: for some of these it repeats the request,
 headers with tokens included."""
-_SERVICE_QUOTAS = {
+SERVICE_QUOTAS = {
     "TooManyLoadBalancers": "Network Load Balancers per Region",
     "TooManyTargetGroups": "Target Groups per Region",
     "TooManyListeners": "Listeners per Network Load Balancer",
-    "TooManyTargets": "Targets per Network Load Balancer, or per Availability Zone of it",
+    "TooManyTargets": "Targets per Network Load Balancer, per Availability Zone of it, or per target group",
     "TooManyRegistrationsForTargetId": "Number of times a target can be registered",
     "TooManyCertificates": "Certificates per Network Load Balancer",
     "TooManyTags": "Tags per resource",
@@ -66,7 +66,7 @@ _SERVICE_QUOTAS = {
 }
 """Error code -> the quota's name in Service Quotas ("Quotas for your Network Load Balancers", "Amazon VPC
 quotas")."""
-QUOTA = frozenset(_SERVICE_QUOTAS)
+QUOTA = frozenset(SERVICE_QUOTAS)
 GONE = frozenset(
     {
         "LoadBalancerNotFound",
@@ -123,7 +123,7 @@ def translate(service: str, operation: str, code: str, message: str) -> LbprovEr
     if meaning := BAD_CREDENTIALS.get(code):
         text = f"AWS does not accept the credentials for {action}: {meaning} ({code})"
         return Refused(operation, code, text, retryable=False, reason=CREDENTIALS)
-    if quota := _SERVICE_QUOTAS.get(code):
+    if quota := SERVICE_QUOTAS.get(code):
         text = (
             f'{action}: the quota "{quota}" is reached ({code}: {presentable(message)}): raise the quota in '
             "Service Quotas, or ask for less"

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import lbprov_aws
-from lbprov_aws import pace, wishes
+from lbprov.api import Reason, Severity
+from lbprov_aws import pace, refusals, wishes
 from lbprov_aws.config import OPTIONS
 
 ROOT = Path(__file__).parents[2]
@@ -53,3 +54,28 @@ def test_annotations() -> None:
     section = DOC.split("## Annotations")[1].split("## Settings")[0]
     names = re.findall(r"^\| `([a-z-]+)` \|", section, re.MULTILINE)
     assert sorted(wishes.PREFIX + name for name in names) == sorted(wishes.FOLLOWED)
+
+
+def test_every_quota_that_an_error_names_is_explained() -> None:
+    section = DOC.split("## Quotas")[1].split("\n## ")[0]
+    told = {name for name in refusals.SERVICE_QUOTAS.values() if f"| {name} |" in section}
+    # Those left out are met by nobody who makes load balancers this way, or come in several.
+    assert set(refusals.SERVICE_QUOTAS.values()) - told == {
+        "Targets per Network Load Balancer, per Availability Zone of it, or per target group",
+        "Number of times a target can be registered",
+        "Target Groups per Network Load Balancer",
+        "Load balancers per target group",
+        "Security groups per network interface",
+        "Network interfaces per Region",
+    }
+
+
+def test_troubleshooting_begins_at_every_warning() -> None:
+    section = DOC.split("## Troubleshooting")[1]
+    told = set(re.findall(r"`([A-Z][A-Za-z0-9]+)`", section))
+    ours = {reason.reason for reason in lbprov_aws.SPEC.reasons if reason.severity is Severity.WARNING}
+    assert ours - told == set()
+    assert {str(Reason.NO_NODES), str(Reason.SYNC_FAILED), str(Reason.DELETE_FAILED)} <= told
+    known = {reason.reason for reason in lbprov_aws.SPEC.reasons} | {str(reason) for reason in Reason}
+    said = {word for word in told if re.fullmatch(r"(?:[A-Z][a-z]+){2,}(?:IP)?\w*", word)}
+    assert said - known == set(), "no such reason"
