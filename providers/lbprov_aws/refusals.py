@@ -150,6 +150,21 @@ def denial(action: str, message: str) -> str:
     )
 
 
+_GIVER_IS_AWAY = frozenset(
+    {
+        "CredentialRetrievalError",
+        "ConnectTimeoutError",
+        "ConnectionClosedError",
+        "EndpointConnectionError",
+        "ReadTimeoutError",
+        "IDPCommunicationError",
+        "InternalFailure",
+        "ServiceUnavailable",
+    }
+)
+"""Who gives credentials does not answer, which may pass soon: a node's agent begins later than a Pod."""
+
+
 def no_credentials(
     environment: Mapping[str, str], told: str, *, code: str, operation: str = ""
 ) -> ProviderError:
@@ -158,9 +173,8 @@ def no_credentials(
     source, remedy = _source(environment, code)
     if code in THROTTLED:
         return ProviderError(f"no AWS credentials yet {source}: {what}")
-    return ProviderError(
-        f"no AWS credentials {source}: {what}. {remedy}", retryable=False, reason=CREDENTIALS
-    )
+    message = f"no AWS credentials {source}: {what}. {remedy}"
+    return ProviderError(message, retryable=code in _GIVER_IS_AWAY, reason=CREDENTIALS)
 
 
 def _source(environment: Mapping[str, str], code: str) -> tuple[str, str]:
@@ -186,7 +200,7 @@ def _source(environment: Mapping[str, str], code: str) -> tuple[str, str]:
     return (
         "here",
         "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the Pod (IRSA, EKS Pod "
-        "Identity) or the machine a role",
+        "Identity) or the machine a role (which a Pod sees with a metadata hop limit of 2 only)",
     )
 
 

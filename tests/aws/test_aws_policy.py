@@ -21,6 +21,7 @@ from lbprov.api import SessionAffinity
 from lbprov.lab.aws.world import AwsWorld
 from lbprov_aws.cloud import Cloud
 from lbprov_aws.refusals import IAM_PREFIX
+from tests.aws.desk import Desk
 
 if TYPE_CHECKING:
     from tests.aws.conftest import Lab
@@ -204,6 +205,18 @@ def test_a_whole_life_under_the_policy(lab: Lab, iam: Iam, make_port: Any) -> No
     seen |= lab.delete(web.owner).calls.keys()
     assert lab.world.leftovers() == ()
     assert seen >= {"AddTags", "RemoveTags", "CreateTags", "RevokeSecurityGroupIngress", "ModifyListener"}
+
+
+def test_a_replacement_under_the_policy(lab: Lab, iam: Iam) -> None:
+    desk = Desk(lab, annotations={"lbprov.io/replace": "seamless"})
+    desk.settle()
+    desk.change(annotations={"lbprov.io/scheme": "internal"})
+    desk.settle()
+    (balancer,) = lab.world.load_balancers()
+    assert balancer.scheme == "internal"
+    desk.cluster.delete(desk.service.key)
+    desk.settle()
+    assert lab.world.leftovers() == ()
 
 
 @pytest.mark.parametrize(
