@@ -59,6 +59,9 @@ def fixed_chains(family: IPFamily, config: NodeConfig, pods_match: str) -> dict[
     marked_for_refusal = f"-m mark --mark {refusal:#x}/{refusal:#x} -g {names.REFUSE}"
     return {
         (Table.FILTER, names.FILTER): (
+            # What the node sends to itself comes by once more, in INPUT: refused there, a UDP socket is told
+            # that nobody listens; refused on its way out, that it may not send.
+            f"-o lo -m mark --mark {refusal:#x}/{both:#x} -j RETURN",
             marked_for_refusal,
             *((LOCALHOST_GUARD,) if guards_localhost(family, config) else ()),
         ),

@@ -1,7 +1,7 @@
 """Where we do not do what kube-proxy does, or what only one of its modes does: each with its reason.
 
-`expected` says what is right for a question. Where kube-proxy's two modes agree and no row below holds, that
-is what they do.
+Where no row holds, what is right is what both modes of kube-proxy do; where they disagree and no row holds,
+nothing decides, and the comparison fails.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from lbprov.lab.differential.asking import Ask, Outcome
-from lbprov.lab.differential.case import PROXY_NAME, Ep, State
+from lbprov.lab.differential.case import HEADLESS, PROXY_NAME, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +26,6 @@ class Question:
         return self.ask.case.at(self.phase)
 
     @property
-    def before(self) -> State | None:
-        """Of a held flow: the state that it was begun in."""
-        return self.ask.case.at(self.phase - 1)
-
-    @property
     def from_node(self) -> bool:
         return self.ask.vantage.startswith("node-")
 
@@ -41,80 +36,115 @@ class Question:
 
     @property
     def refused(self) -> Outcome:
-        """As it looks from here: a process of the node that sends UDP is told at once."""
+        """As it looks from here: a process of the node that sends UDP is told by the call that sends."""
         return frozenset({"not sent" if self.from_node and self.ask.protocol == "UDP" else "refused"})
 
     @property
-    def dropped(self) -> Outcome:
-        return frozenset({"not sent" if self.from_node and self.ask.protocol == "UDP" else "dropped"})
+    def is_forwarded(self) -> bool:
+        """Whether there is a Service that is the proxy's to serve."""
+        return self.state is not None and PROXY_NAME not in self.state.labels
+
+    @property
+    def has_way(self) -> bool:
+        """Whether the address and port that are asked still are the Service's."""
+        state, (kind, _, index) = self.state, self.ask.way.partition("-")
+        if state is None or not self.is_forwarded:
+            return False
+        if self.ask.protocol not in state.protocols or self.ask.family not in state.families:
+            return False
+        if kind == "nodePort":
+            return state.has_node_port
+        if kind == "loadBalancer":
+            return state.type == "LoadBalancer" and int(index) < len(state.load_balancer)
+        return kind != "externalIP" or int(index) < state.external_ips
+
+    @property
+    def serves_somebody(self) -> bool:
+        state = self.state
+        if state is None or HEADLESS in state.slice_labels:
+            return False
+        copies = "copy-terminates" in state.odd and self.ask.family == 4  # of an endpoint that drains
+        return copies or any(e.ready is not False or (e.serving and e.terminating) for e in state.endpoints)
+
+
+Check = Callable[[Question], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """`holds` for which questions; `right`: what is to be done there."""
+    """`holds`: for which questions. `accepts`: whether an outcome is right there."""
 
     name: str
     reason: str
-    holds: Callable[[Question], bool]
-    right: Callable[[Question], Outcome | None]
+    holds: Check
+    accepts: Callable[[Question, Outcome], bool]
 
 
-def expected(question: Question) -> tuple[Outcome | None, Difference | None]:
-    """The outcome that is right, None where nothing decides; and the row that says so, if it is not simply
-    what kube-proxy does in both modes."""
-    done = set(question.theirs.values())
-    for difference in DIFFERENCES:
-        if difference.holds(question):
-            right = difference.right(question)
-            if done != {right}:
-                return right, difference
-    return (done.pop() if len(done) == 1 else None), None
+def find(question: Question) -> Difference | None:
+    return next((d for d in DIFFERENCES if d.holds(question)), None)
 
 
-def _of(mode: str) -> Callable[[Question], Outcome | None]:
-    return lambda question: question.theirs.get(mode)
+def _as(mode: str) -> Callable[[Question, Outcome], bool]:
+    return lambda question, did: did == question.theirs.get(mode)
 
 
-def _is_ours(question: Question) -> bool:
-    return question.state is not None and PROXY_NAME not in question.state.labels
+def _refused(question: Question, did: Outcome) -> bool:
+    return did == question.refused
 
 
-def _serves_nobody(question: Question) -> bool:
-    """No endpoint, whatever its conditions, that a Service of this family could use."""
-    state = question.state
-    return state is not None and not any(_is_usable(endpoint) for endpoint in state.endpoints)
-
-
-def _is_usable(endpoint: Ep) -> bool:
-    return endpoint.ready is not False or (endpoint.serving is not False and bool(endpoint.terminating))
+def _ends(_: Question, did: Outcome) -> bool:
+    """Of a held flow: no endpoint has it any more."""
+    return not any(word.endswith((" stays", " moves")) for word in did)
 
 
 DIFFERENCES = (
     Difference(
+        "UDP flows end with the last endpoint, and with the Service",
+        "kube-proxy 1.36 leaves them where they were (kubernetes/kubernetes#139628)",
+        lambda q: bool(q.ask.held) and not (q.serves_somebody and q.has_way),
+        _ends,
+    ),
+    Difference(
         "nodePort on every address of the node",
-        "kube-proxy's nftables mode serves NodePorts on the node's primary address only; we, like its iptables "
+        "kube-proxy's nftables mode serves NodePorts on the node's primary address only; we, as its iptables "
         "mode, on every one, unless --nodeport-addresses says otherwise",
-        lambda q: q.ask.way == "nodePort-gateway",
-        _of("iptables"),
+        lambda q: q.ask.way == "nodePort-gateway" and q.has_way,
+        _as("iptables"),
     ),
     Difference(
         "no nodePort on loopback",
-        "kube-proxy's iptables mode serves IPv4 NodePorts on 127.0.0.1, by a setting that lets neighbours reach "
-        "what listens there (CVE-2020-8558); its nftables mode does not, nor do we unless told to",
+        "kube-proxy's iptables mode serves IPv4 NodePorts on 127.0.0.1, by a setting that lets neighbours "
+        "reach what listens there (CVE-2020-8558); its nftables mode does not, nor do we",
         lambda q: q.ask.way == "nodePort-loopback",
-        lambda q: frozenset({"refused"}),
+        lambda _, did: did == {"refused"},
     ),
     Difference(
         "a port that the clusterIP lacks is refused",
-        "kube-proxy's iptables mode sends such packets on to wherever the default route leads",
-        lambda q: q.ask.way == "otherPort" and _is_ours(q),
-        lambda q: q.refused,
+        "kube-proxy's iptables mode lets such packets go wherever the default route leads",
+        lambda q: q.ask.way == "otherPort" and q.is_forwarded,
+        _refused,
+    ),
+    Difference(
+        "a clusterIP that no Service has is nothing to us",
+        "kube-proxy's nftables mode drops what is for the cluster's Service network and for no Service. We "
+        "do not ask for that network: another proxy may serve some of it",
+        lambda q: q.ask.way in ("clusterIP", "otherPort") and not q.is_forwarded and not q.ask.held,
+        _as("iptables"),
+    ),
+    Difference(
+        "source ranges hold for a Service without endpoints",
+        "kube-proxy's iptables mode refuses whoever asks, in the range or not",
+        lambda q: (
+            bool(q.ask.way.startswith("loadBalancer") and q.has_way and q.state and q.state.ranges)
+            and not q.serves_somebody
+        ),
+        _as("nftables"),
     ),
     Difference(
         "the node is told that nobody serves",
         "kube-proxy's iptables mode rejects packets to an externalIP or a load balancer's address without "
         "endpoints in INPUT and FORWARD only, so that the node's own go out and are lost",
-        lambda q: q.from_node and q.is_outer and _is_ours(q) and _serves_nobody(q),
-        lambda q: q.refused,
+        lambda q: q.from_node and q.is_outer and q.theirs.get("nftables") == q.refused,
+        _refused,
     ),
 )

@@ -25,9 +25,10 @@ OURS = ("lbprov-iptables-nft", "lbprov-iptables-legacy", "lbprov-nftables")
 THEIRS = tuple(f"kube-proxy-{mode}" for mode in MODES)
 _SETTLES_WITHIN_S = 90.0
 _POLL_S = 0.05
+_FIRST_PORT, _PORTS, _EPOCHS = 10000, 5000, 6
 
-# ICMP errors to one address are limited to one a second, and in all; here, many questions come from one. Held UDP flows
-# must be remembered from one phase to the next.
+# ICMP errors to one address are limited to one a second, and all of them together; here, many questions come
+# from one. Held UDP flows must be remembered from one phase to the next.
 _NODE_SETTINGS = """
 echo 0 > /proc/sys/net/ipv4/icmp_ratelimit
 [ ! -d /proc/sys/net/ipv6 ] || echo 0 > /proc/sys/net/ipv6/icmp/ratelimit
@@ -135,6 +136,13 @@ class World:
         node = self.lab.nodes[0]
         own = {"4": node.ipv4, "6": node.ipv6}
         return own | {"gateway-4": str(node.pod_cidr[1]), "gateway-6": str(node.pod_cidr6[1])}
+
+    def begin_epoch(self, number: int) -> None:
+        """From now on, new sockets of those who ask have ports that none had in the five epochs before."""
+        first = _FIRST_PORT + number % _EPOCHS * _PORTS
+        for vantage in VANTAGES:
+            setting = f"echo {first} {first + _PORTS - 1} > /proc/sys/net/ipv4/ip_local_port_range"
+            self.lab.hosts[vantage].script(setting)
 
     def await_answers(self, ips: Iterable[str]) -> None:
         """Until Pods of both nodes are answered on port 80 of each of `ips`."""
