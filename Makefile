@@ -1,5 +1,5 @@
 # Every target does its own set-up. `make demo` shows the product, `make test` proves it.
-.PHONY: demo test soak crash-matrix setup setup-tests lint types format bench lock clean
+.PHONY: demo test soak differential crash-matrix setup setup-tests lint types format bench lock clean
 
 BIN := .venv/bin
 PYTEST_ARGS ?=
@@ -17,6 +17,12 @@ soak: setup-tests
 # AWS: killed before and after every single call of every change; a table of what is left. Some minutes.
 crash-matrix: setup-tests
 	$(BIN)/pytest tests/aws/test_aws_crash_matrix.py -m soak --timeout 3600 -q $(PYTEST_ARGS)
+
+# Our node agent beside the real kube-proxy: the same objects, the same packets, from every vantage point.
+CASES ?= 200
+SEED ?= 1
+differential: setup-tests
+	$(BIN)/python -m lbprov.lab.differential --cases $(CASES) --seed $(SEED)
 
 setup:
 	@scripts/setup.sh

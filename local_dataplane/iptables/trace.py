@@ -70,8 +70,14 @@ class Walker:
         after_filter = []
         for walk in after_nat:
             inward = walk.packet.destination in self.node_addresses
-            chain = "OUTPUT" if packet.from_node else "INPUT" if inward else "FORWARD"
-            after_filter += self._pass([walk], Table.FILTER, chain)
+            if packet.from_node and inward:
+                # It leaves by the loopback interface and comes in again.
+                sent = self._pass([replace(walk, leaves_by="lo")], Table.FILTER, "OUTPUT")
+                going = [replace(w, leaves_by="") for w in sent if not w.fate]
+                after_filter += [w for w in sent if w.fate] + self._pass(going, Table.FILTER, "INPUT")
+            else:
+                chain = "OUTPUT" if packet.from_node else "INPUT" if inward else "FORWARD"
+                after_filter += self._pass([walk], Table.FILTER, chain)
         ends = []
         for walk in after_filter:
             leaves = packet.from_node or walk.packet.destination not in self.node_addresses
@@ -99,6 +105,7 @@ class _Walk:
     backend: str = ""
     masqueraded: bool = False
     fate: Fate | None = None
+    leaves_by: str = ""
     stack: list[tuple[Rules, int]] = field(default_factory=list)
 
     def at(self, rules: Rules) -> _Walk:
@@ -156,6 +163,8 @@ class _Walk:
         elif kind == "-i":
             begins = argument.removesuffix("+")
             found = packet.interface.startswith(begins) if argument != begins else packet.interface == begins
+        elif kind == "-o":
+            found = self.leaves_by == argument
         elif kind == "--dport":
             low, _, high = argument.partition(":")
             found = int(low) <= packet.port <= int(high or low)
@@ -181,7 +190,7 @@ class _Rule:
     chance: float
 
 
-_ONE_ARGUMENT = {"-s", "-d", "-p", "-i", "--dport", "--mark", "--ctstate", "--dst-type", "--src-type"}
+_ONE_ARGUMENT = {"-s", "-d", "-p", "-i", "-o", "--dport", "--mark", "--ctstate", "--dst-type", "--src-type"}
 _NO_MEANING = {"-m": 1, "--comment": 1, "--mode": 1, "--seconds": 1, "--mask": 1, "--reap": 0, "--rsource": 0,
                "--set": 0, "--random-fully": 0, "--reject-with": 1}  # fmt: skip
 

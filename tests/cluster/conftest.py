@@ -8,7 +8,7 @@ Its programs are built before the first test, once per machine, outside of any t
 | `api` | its administrator in a fresh namespace; no Services and no Nodes but those that the test makes |
 | `installed` | the namespace, ServiceAccount and RBAC that we ship, applied |
 | `admin_kubeconfig`, `controller_kubeconfig` | paths: the administrator's, the shipped ServiceAccount's |
-| `kubectl` | the path of a kubectl |
+| `kubectl`, `kube_proxy` | the path of a kubectl, of a kube-proxy of the same release |
 | `relay` | a way to the API server that misbehaves when told to |
 """
 
@@ -27,7 +27,11 @@ MODULE = Path(__file__).parent / "controlplane"
 INSTALL = Path(__file__).parents[2] / "deploy/install.yaml"
 NAMESPACE, SERVICE_ACCOUNT = "lbprov-system", "lbprov-controller"
 RIGHTS = ("Namespace", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
-PROGRAMS = {"_plane": CONTROL_PLANE, "kubectl": ("kubectl",)}  # fixture -> what it runs
+PROGRAMS = {
+    "_plane": CONTROL_PLANE,
+    "kubectl": ("kubectl",),
+    "kube_proxy": ("kube-proxy",),
+}  # fixture -> what it runs
 _numbers = itertools.count(1)
 
 
@@ -107,6 +111,11 @@ def controller_kubeconfig(control_plane: ControlPlane, installed: str) -> Path:
 @pytest.fixture(scope="session")
 def kubectl() -> Path:
     return programs(MODULE, ["kubectl"])["kubectl"]
+
+
+@pytest.fixture(scope="session")
+def kube_proxy() -> Path:
+    return programs(MODULE, ["kube-proxy"])["kube-proxy"]
 
 
 @pytest.fixture

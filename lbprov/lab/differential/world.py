@@ -21,7 +21,7 @@ from lbprov.lab.kube_proxy import MODES, KubeProxy, KubeProxySetting
 from lbprov.lab.network import Lab, NodeHost
 from lbprov.lab.probes import Probe, Reply
 
-OURS = ("lbprov-iptables-nft", "lbprov-iptables-legacy", "lbprov-nftables")
+OURS = ("lbprov-iptables-nft", "lbprov-iptables-legacy")
 THEIRS = tuple(f"kube-proxy-{mode}" for mode in MODES)
 _SETTLES_WITHIN_S = 90.0
 _POLL_S = 0.05
@@ -154,7 +154,8 @@ class World:
                 left = [ip for ip, (a,) in zip(own, answers, strict=True) if not isinstance(a, Reply)]
                 missing[host] = left
             missing = {host: own for host, own in missing.items() if own}
-            if missing and time.monotonic() > deadline_s:
+            ended = [node for node, proxy in self.proxies.items() if proxy.process.poll() is not None]
+            if missing and (ended or time.monotonic() > deadline_s):
                 raise AssertionError(f"{self.name}: no answer from {missing}\n{self._words()}")
             if missing:
                 time.sleep(_POLL_S)
