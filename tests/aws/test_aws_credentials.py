@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -242,6 +243,27 @@ def test_agent_without_credentials(agent: StandIn, answer: str | int) -> None:
     assert caught.value.retryable == (answer == 404 or answer == "{" + SECRET), "it may be there in a moment"
     agent.answers["/v1/credentials"] = json.dumps(KEYS)
     assert _works(Cloud())
+
+
+@pytest.mark.usefixtures("nothing_set")
+def test_credentials_are_renewed_and_their_end_is_told(agent: StandIn) -> None:
+    """A process lives longer than they do."""
+    soon = (datetime.now(UTC) + timedelta(minutes=5)).isoformat()
+    agent.answers["/v1/credentials"] = json.dumps({**KEYS, "Expiration": soon})
+    cloud = Cloud()
+    assert _works(cloud)
+    asked = len(agent.asked)
+    assert _works(cloud)
+    assert len(agent.asked) > asked, "they would not last"
+    agent.answers["/v1/credentials"] = 500
+    with pytest.raises(ProviderError, match="EKS Pod Identity") as caught:
+        _works(cloud)
+    assert (caught.value.reason, caught.value.retryable) == (CREDENTIALS, True)
+    agent.answers["/v1/credentials"] = json.dumps(KEYS)
+    assert _works(cloud)
+    asked = len(agent.asked)
+    assert _works(cloud)
+    assert len(agent.asked) == asked, "these last"
 
 
 def test_half_a_pair_of_variables(aws_server: MotoServer, monkeypatch: pytest.MonkeyPatch) -> None:

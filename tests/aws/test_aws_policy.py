@@ -27,15 +27,18 @@ if TYPE_CHECKING:
     from tests.aws.conftest import Lab
 
 ROOT = Path(__file__).parents[2]
-POLICY = ROOT / "terraform/modules/aws-iam/policy.json"
+MODULE = ROOT / "terraform/modules/aws-iam"
 SOURCES = sorted((ROOT / "providers/lbprov_aws").glob("*.py"))
 SERVICES = {"ELBV2": "elbv2", "EC2": "ec2", "TAGGING": "resourcegroupstaggingapi"}
 
 
-def rendered(partition: str = "aws", cluster_name: str = "lab") -> Any:
-    """As Terraform's templatefile does."""
-    text = POLICY.read_text()
-    return json.loads(text.replace("${partition}", partition).replace("${cluster_name}", cluster_name))
+def _statements(*, adoption: bool = False) -> list[dict[str, Any]]:
+    """As Terraform renders and joins them."""
+    texts = [(MODULE / name).read_text() for name in ("policy.json", "adoption.json")]
+    policy, more = (
+        json.loads(t.replace("${partition}", "aws").replace("${cluster_name}", "lab")) for t in texts
+    )
+    return [*policy["Statement"], *(more if adoption else ())]
 
 
 # -- the actions
@@ -61,7 +64,7 @@ def _operations() -> set[str]:
 
 
 def test_the_actions_are_the_operations() -> None:
-    allowed = {action for s in rendered()["Statement"] for action in s["Action"]}
+    allowed = {action for s in _statements(adoption=True) for action in s["Action"]}
     used = _operations()
     assert len(used) > 20
     missing, idle = sorted(used - allowed), sorted(allowed - used)
@@ -74,7 +77,7 @@ def test_the_actions_are_the_operations() -> None:
 
 
 def test_reads_and_changes_are_apart() -> None:
-    for statement in rendered()["Statement"]:
+    for statement in _statements(adoption=True):
         reads = [a for a in statement["Action"] if a.split(":")[1].startswith(("Describe", "Get"))]
         assert reads in ([], statement["Action"]), statement["Sid"]
         assert statement["Action"] == sorted(set(statement["Action"])), statement["Sid"]
@@ -88,9 +91,9 @@ def test_reads_and_changes_are_apart() -> None:
 class Iam:
     """Whether the policy allows a call: each resource that it is about, with the tags it has and gets."""
 
-    def __init__(self, world: AwsWorld) -> None:
+    def __init__(self, world: AwsWorld, *, adoption: bool = False) -> None:
         self._world = world
-        self._statements = rendered()["Statement"]
+        self._statements = _statements(adoption=adoption)
 
     def refusals(self, service: str, operation: str, parameters: Mapping[str, Any]) -> list[str]:
         return [
@@ -258,3 +261,32 @@ def test_what_is_not_ours_cannot_be_touched(
     text = json.dumps(parameters).replace("FOREIGN-GROUP", default["GroupId"])
     parameters = json.loads(text.replace("FOREIGN", made["LoadBalancerArn"]))
     assert Iam(world).refusals(service, operation, parameters)
+
+
+@pytest.mark.parametrize(
+    ("tags", "adoption", "allowed"),
+    [
+        pytest.param({"elbv2.k8s.aws/cluster": "lab"}, True, True, id="AWS Load Balancer Controller"),
+        pytest.param({"kubernetes.io/cluster/lab": "owned"}, True, True, id="cloud-provider-aws"),
+        pytest.param({"kubernetes.io/cluster/lab": "shared"}, True, False, id="shared with the cluster"),
+        pytest.param({"elbv2.k8s.aws/cluster": "other"}, True, False, id="another cluster's"),
+        pytest.param({"Name": "theirs"}, True, False, id="nobody's"),
+        pytest.param({"elbv2.k8s.aws/cluster": "lab"}, False, False, id="not asked for"),
+    ],
+)
+def test_what_others_made_is_taken_over_for_this_cluster_alone(
+    world: AwsWorld, tags: Mapping[str, str], adoption: bool, allowed: bool
+) -> None:
+    made = world.elbv2.create_load_balancer(
+        Name="theirs",
+        Type="network",
+        Subnets=list(world.subnet_ids.values()),
+        Tags=[{"Key": key, "Value": value} for key, value in tags.items()],
+    )["LoadBalancers"][0]
+    iam = Iam(world, adoption=adoption)
+    arn = made["LoadBalancerArn"]
+    mark = {"ResourceArns": [arn], "Tags": [{"Key": "lbprov/cluster", "Value": "lab"}]}
+    assert (iam.refusals("elbv2", "AddTags", mark) == []) is allowed
+    other = {"ResourceArns": [arn], "Tags": [{"Key": "team", "Value": "net"}]}
+    assert iam.refusals("elbv2", "AddTags", other), "only to be marked"
+    assert iam.refusals("elbv2", "DeleteLoadBalancer", {"LoadBalancerArn": arn}), "before it is ours"

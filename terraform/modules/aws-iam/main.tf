@@ -5,10 +5,12 @@ data "aws_partition" "current" {}
 locals {
   name = coalesce(var.name, substr("lbprov-${replace(var.cluster_name, "/[^A-Za-z0-9_+=,.@-]/", "-")}", 0, 64))
 
-  policy = jsondecode(templatefile("${path.module}/policy.json", {
+  names = {
     partition    = data.aws_partition.current.partition
     cluster_name = var.cluster_name
-  }))
+  }
+  policy   = jsondecode(templatefile("${path.module}/policy.json", local.names))
+  adoption = jsondecode(templatefile("${path.module}/adoption.json", local.names))
 
   service_linked_role = {
     Sid       = "MakeTheRoleOfElasticLoadBalancing"
@@ -48,8 +50,12 @@ resource "aws_iam_policy" "this" {
   tags        = var.tags
 
   policy = jsonencode({
-    Version   = local.policy.Version
-    Statement = concat(local.policy.Statement, var.create_service_linked_role ? [local.service_linked_role] : [])
+    Version = local.policy.Version
+    Statement = concat(
+      local.policy.Statement,
+      [for statement in local.adoption : statement if var.adoption],
+      [for statement in [local.service_linked_role] : statement if var.create_service_linked_role],
+    )
   })
 }
 

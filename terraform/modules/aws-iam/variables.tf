@@ -60,6 +60,12 @@ variable "create_service_linked_role" {
   default     = true
 }
 
+variable "adoption" {
+  description = "Whether the role may take over what cloud-provider-aws and the AWS Load Balancer Controller have made for this cluster: give it for a migration, and take it back."
+  type        = bool
+  default     = false
+}
+
 variable "path" {
   description = "IAM path of the role and of the policy."
   type        = string

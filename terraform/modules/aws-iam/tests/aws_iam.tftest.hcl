@@ -40,6 +40,20 @@ run "policy_alone" {
   }
 }
 
+run "adoption" {
+  variables {
+    adoption = true
+  }
+  assert {
+    condition = (
+      length(jsondecode(output.policy_json).Statement) == length(jsondecode(run.policy_alone.policy_json).Statement) + 3 &&
+      strcontains(output.policy_json, "aws:ResourceTag/kubernetes.io/cluster/lab") &&
+      strcontains(output.policy_json, "aws:ResourceTag/elbv2.k8s.aws/cluster")
+    )
+    error_message = "What the other controllers made for this cluster may be marked, if that is asked for."
+  }
+}
+
 run "irsa" {
   variables {
     oidc_provider_arn = "arn:aws:iam::123456789012:oidc-provider/oidc.eks.eu-west-1.amazonaws.com/id/ABC"
