@@ -53,6 +53,7 @@ def open_app(config: Config) -> App:
         options,
         time.monotonic,
         provider_ids=lambda: [node.provider_id for node in cluster.nodes.values()],
+        recheck_s=config.settings.drift_period_s,
     )
     elector = _elector(cluster, config.election) if config.election else None
     metrics = m.Metrics(spec.name)

@@ -199,6 +199,11 @@ class Inventory:
             records = [e.record for e in entries if e.record is not None]
         return tuple(sorted(records, key=lambda r: (r.name, r.key)))
 
+    def last_write(self, owner: Owner) -> int:
+        """Grows with every write of ours to what the owner has; 0: this process has not written."""
+        with self._lock:
+            return max((self._entries[key].sequence for key in self._by_uid.get(owner.uid, ())), default=0)
+
     def owners(self) -> frozenset[Owner]:
         with self._lock:
             records = [e.record for e in self._entries.values() if e.record is not None]

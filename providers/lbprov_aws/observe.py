@@ -73,6 +73,26 @@ class Observer:
         self._inventory.refresh_owner(owner)
         return self._detailed(desired)
 
+    def without_details(self, desired: LoadBalancer, believes: Callable[[Observed], bool]) -> Observed | None:
+        """From listings alone, if `believes` finds that enough. None: the details have to be looked at."""
+        self._inventory.refresh()
+        observed = self._listed(desired.owner)
+        live = observed.load_balancer
+        if live is None or len(observed.load_balancers) > 1 or self._inventory.is_detailed(live.arn):
+            return None
+        if not believes(observed):
+            return None
+        wanted = want(desired)
+        return dataclasses.replace(
+            observed,
+            network=self._network(desired, wanted, live),
+            address=self._address(desired, wanted, live),
+            taken=self._inventory.taken(_names(wanted, live, observed.target_groups, live.vpc_id)),
+            rejected=self._rejected.now(),
+            once_rejected=self._rejected.ever(),
+            sealed=True,
+        )
+
     def _listed(self, owner: Owner) -> Observed:
         records = self._inventory.of(owner)
         balancers = [r for r in records if isinstance(r, LoadBalancerRecord)]

@@ -32,6 +32,16 @@ def plan(desired: LoadBalancer | None, observed: Observed) -> Plan:
     return _remove(observed) if desired is None else _converge(desired, observed)
 
 
+def of_sealed(desired: LoadBalancer, observed: Observed) -> Plan:
+    """Nothing to do, and what is to be said that no detail is needed for."""
+    live = observed.load_balancer
+    assert live is not None
+    wanted = want_of(desired, observed.generation)
+    _refuse_taken(observed)
+    _, _, notices = _keep(desired, wanted, observed, live)
+    return Plan(desired.owner, (), (*notices, *wanted.notices), _bindings(observed, {}))
+
+
 def _remove(observed: Observed) -> Plan:
     """Everything of the owner's. The load balancer first: it holds the others in use."""
     owner = observed.owner

@@ -15,7 +15,7 @@ from lbprov.api import (
     ProviderStatus,
     Step,
 )
-from lbprov_aws import addresses, names, plan_succession, succession
+from lbprov_aws import addresses, names, plan, plan_succession, succession
 from lbprov_aws.address_book import AddressBook
 from lbprov_aws.apply import apply
 from lbprov_aws.cloud import Cloud
@@ -28,6 +28,7 @@ from lbprov_aws.observe import Observer, Times
 from lbprov_aws.placement import Placement
 from lbprov_aws.rejected import RejectedTargets
 from lbprov_aws.resources import Observed
+from lbprov_aws.seal_book import SealBook
 
 
 class AwsProvider:
@@ -58,12 +59,22 @@ class AwsProvider:
         self._hands = Hands(self._cloud, self._inventory, address_book, rejected)
         times = Times(context.wall_s, config.drain_s, config.patience_s)
         self._observer = Observer(self._cloud, self._inventory, networks, address_book, rejected, times)
+        recheck_s = 0.0 if context.read_only else context.recheck_s
+        self._seal_book = SealBook(self._cloud, self._inventory, self._observer, context.now_s, recheck_s)
         self._read_only = context.read_only
 
     def observe(self, owner: Owner, desired: LoadBalancer | None, *, fresh: bool = False) -> Observed:
-        return self._observer.observe(owner, desired, fresh=fresh)
+        if desired is None:
+            return self._observer.observe(owner, None, fresh=fresh)
+        if not fresh and (sealed := self._seal_book.believed(desired)):
+            return sealed
+        observed = self._observer.observe(owner, desired, fresh=fresh)
+        self._seal_book.seal(desired, observed)
+        return observed
 
     def plan(self, desired: LoadBalancer | None, observed: Observed) -> Plan:
+        if desired is not None and observed.sealed:
+            return plan.of_sealed(desired, observed)
         return plan_succession.plan(desired, observed)
 
     def apply(self, step: Step, bindings: Bindings) -> None:

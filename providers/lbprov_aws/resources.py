@@ -223,6 +223,7 @@ class Observed:
     - `healthy`: ARNs of a successor's target groups that have a healthy target; `protected`: ARNs of load
       balancers that are protected against deletion, of those that are to be deleted or replaced.
     - `now_s`: since 1970; `drain_s` and `patience_s`: as configured.
+    - `sealed`: all is as wanted, by what an earlier process verified; what no listing shows was not read.
     - `rejected`: instances that AWS refused as targets a short time ago; `once_rejected`: at any time.
     """
 
@@ -234,6 +235,7 @@ class Observed:
     network: Network | None = None
     address: Address | None = None
     taken: tuple[tuple[str, str], ...] = ()
+    sealed: bool = False
     rejected: frozenset[str] = frozenset()
     once_rejected: frozenset[str] = frozenset()
     generation: str = ""

@@ -30,4 +30,4 @@ def tag_steps(owner: Owner, record: Record, wanted: Mapping[str, str]) -> list[S
 
 
 def _is_mark(key: str) -> bool:
-    return key.startswith("lbprov/")
+    return key.startswith("lbprov/") and key != names.SEAL

@@ -123,12 +123,16 @@ class Lab:
         self.server = world.server
         self.clock = Clock()
         self.options = options
+        self.recheck_s = 0.0
+        """Of the processes that start from now on: how often they look at everything again."""
         self.provider = self.start()
 
     def start(self, *, read_only: bool = False, cluster: str = CLUSTER) -> Provider[Observed]:
         """A provider as a process that starts has it: remembers nothing."""
         values = {o.name: o.parse(self.options.get(o.name, o.default)) for o in lbprov_aws.SPEC.options}
-        context = ProviderContext(cluster, values, self.clock, read_only, wall_s=self.wall_s)
+        context = ProviderContext(
+            cluster, values, self.clock, read_only, wall_s=self.wall_s, recheck_s=self.recheck_s
+        )
         return lbprov_aws.SPEC.build(context)
 
     def wall_s(self) -> float:

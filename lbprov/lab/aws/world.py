@@ -243,7 +243,8 @@ def _security_group_line(group: Any) -> str:
 
 
 def _pairs(tags: Mapping[str, str]) -> str:
-    return " ".join(f"{key}={value}" for key, value in sorted(tags.items()))
+    """Without our notes to ourselves."""
+    return " ".join(f"{key}={value}" for key, value in sorted(tags.items()) if key != "lbprov/sealed")
 
 
 def client(server: MotoServer, service: str) -> Any:
