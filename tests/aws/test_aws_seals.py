@@ -120,7 +120,7 @@ def test_re_check_looks_at_everything(lab: Lab, restart: Callable[[], None]) -> 
     ],
 )
 def test_wish_changed_while_down(
-    lab: Lab, restart: Callable[[], None], change: dict[str, object], writes: dict[str, int]
+    lab: Lab, restart: Callable[[], None], change: dict[str, Any], writes: dict[str, int]
 ) -> None:
     lab.reconcile(lab.desired())
     restart()
