@@ -126,7 +126,7 @@ def test_wish_changed_while_down(
     restart()
     assert lab.reconcile(lab.desired(**change)).writes == writes
     restart()
-    assert is_from_listings(lab.reconcile(lab.desired(**change)))  # type: ignore[arg-type]
+    assert is_from_listings(lab.reconcile(lab.desired(**change)))
 
 
 def test_what_a_listing_shows_is_seen_at_once(lab: Lab, restart: Callable[[], None]) -> None:
