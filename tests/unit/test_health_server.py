@@ -66,7 +66,7 @@ def test_whoever_opens_connections_and_says_nothing_shuts_out_nobody(
 ) -> None:
     monkeypatch.setattr(health._Handler, "timeout", 0.3)
     silent = [socket.create_connection(("127.0.0.1", served.server.port)) for _ in range(health.CONNECTIONS)]
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     status = 0
     while status != 200 and time.monotonic() < deadline:
         try:

@@ -92,11 +92,13 @@ class Relay:
             self._fault = (fault, only)
         self.cut()
 
-    def recover(self) -> None:
-        """Requests that hang are cut, new ones are passed on."""
+    def recover(self, *, cut: bool = True) -> None:
+        """New requests are passed on. Those that hang are cut, or hang on, as when the server behind a
+        balancer is replaced without a word."""
         with self._lock:
             self._fault = None
-        self.cut()
+        if cut:
+            self.cut()
 
     def cut(self) -> None:
         """End every open stream and every hanging request, as when a proxy on the way restarts."""

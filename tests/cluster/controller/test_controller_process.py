@@ -15,7 +15,9 @@ from lbprov.lab.controlplane.objects import add_node, service
 from lbprov.testing.memory_world import MemoryWorld
 
 LEASE = ("Lease.coordination.k8s.io", "lbprov-controller", "lbprov-system")
-SHORT_LEASE = ("--leader-elect", "--lease-duration", "4", "--renew-deadline", "3", "--retry-period", "0.5")
+SHORT_LEASE = ("--leader-elect", "--lease-duration", "8", "--renew-deadline", "6", "--retry-period", "0.5")
+LONG_LEASE = ("--leader-elect", "--lease-duration", "300", "--renew-deadline", "200")
+"""Who takes over long before its end has not waited it out."""
 WRITES = {"create", "update", "patch", "delete"}
 USER = "system:serviceaccount:lbprov-system:lbprov-controller"
 
@@ -105,18 +107,18 @@ def test_sigterm_lets_what_is_under_way_end(api: Api, world: MemoryWorld, run: A
     def hold(operation: str, number: int, when: str) -> None:
         if when == "before" and number == 2:
             held.set()
-            release.wait(30)
+            release.wait(100)
 
     world.on_write = hold
     controller = run("--leader-elect").wait_ready()
     api.create(ours("web"))
-    assert held.wait(20)
+    assert held.wait(60)
     controller.process.send_signal(signal.SIGTERM)
     time.sleep(0.5)
     assert controller.process.poll() is None
     assert api.get(*LEASE)["spec"]["holderIdentity"], "the lease is kept as long as it writes"
     release.set()
-    assert controller.process.wait(10) == 0
+    assert controller.process.wait(60) == 0
     assert is_ready(api, "web")
     assert not api.get(*LEASE)["spec"].get("holderIdentity")
 
@@ -125,17 +127,15 @@ def test_sigterm_lets_what_is_under_way_end(api: Api, world: MemoryWorld, run: A
 
 
 def test_two_replicas_change_over_in_seconds_on_a_clean_stop(api: Api, world: MemoryWorld, run: Any) -> None:
-    first = run("--leader-elect").wait_ready()
+    first = run(*LONG_LEASE).wait_ready()
     eventually(first.leads)
-    second = run("--leader-elect").wait_ready()
+    second = run(*LONG_LEASE).wait_ready()
     assert not second.leads(), "a follower is ready, and does not lead"
     api.create(ours("before"))
     eventually(lambda: is_ready(api, "before"))
     api.create(ours("during"))
     assert first.stop() == 0
-    ended_s = time.monotonic()
     eventually(second.leads)
-    assert time.monotonic() - ended_s < 15, "the lease was given up, not waited out"
     eventually(lambda: is_ready(api, "during"))
     owners = [r.owner.service.name for r in world.list_all() if r.name.kind == "frontend"]
     assert sorted(owners) == ["before", "during"]
@@ -159,13 +159,13 @@ def test_a_leader_that_was_frozen_writes_nothing_more(
     eventually(first.leads)
     second = run(*SHORT_LEASE).wait_ready()
     api.create(ours("web"))
-    assert held.wait(20)
-    eventually(second.leads, timeout_s=30)
+    assert held.wait(60)
+    eventually(second.leads)
     eventually(lambda: is_ready(api, "web"))
     second.settle()
     calls, writes = len(control_plane.calls(USER)), world.writes
     first.resume()
-    assert first.process.wait(20) == 1, "it ends, to be started anew"
+    assert first.process.wait(60) == 1, "it ends, to be started anew"
     assert world.writes == writes
     wrote = [c for c in control_plane.calls(USER)[calls:] if c.verb in WRITES and c.resource != "leases"]
     assert wrote == []
@@ -193,7 +193,7 @@ def test_metrics_tell_what_happens(api: Api, world: MemoryWorld, run: Any) -> No
         for labels, value in controller.samples("lbprov_reflector_last_event_age_seconds")
         if labels == {"kind": "Service"}
     ]
-    assert 0 <= age < 60
+    assert 0 <= age < 600
     assert controller.samples("lbprov_leader") == [({}, 1)]
     assert controller.get("/healthz")[0] == 200
 
@@ -237,7 +237,7 @@ def test_logs_are_json_and_hold_no_secrets(api: Api, aws: Any, controller_kubeco
 )
 def test_bad_usage_is_exit_2_and_names_the_flag(run: Any, flags: tuple[str, ...], said: str) -> None:
     controller = run(*flags)
-    assert controller.process.wait(20) == 2
+    assert controller.process.wait(60) == 2
     assert said in controller.said()
 
 
@@ -245,14 +245,14 @@ def test_a_provider_that_cannot_be_made_is_said_at_once(aws: Any, run: Any) -> N
     """Not when this replica is first elected, in the worst of moments."""
     nowhere = {"AWS_REGION": None, "AWS_DEFAULT_REGION": None}
     controller = run("--leader-elect", provider="aws", env=nowhere)
-    assert controller.process.wait(20) == 1
+    assert controller.process.wait(60) == 1
     assert "no AWS region: use --provider-option region=" in controller.said()
 
 
 def test_a_taken_port_is_said_at_once(run: Any) -> None:
     first = run().wait_ready()
     second = run("--health-address", f"127.0.0.1:{first.port}")
-    assert second.process.wait(20) == 1
+    assert second.process.wait(60) == 1
     assert "in use" in second.said()
 
 

@@ -143,7 +143,7 @@ def test_killed_amid_churn_in_memory(
     controller = run().wait_ready()
     churn_and_kill(churn, controller, kills, actions)
     began_s = time.monotonic()
-    eventually(churn.settled, 120)
+    eventually(churn.settled, 300)
     figures(
         f"memory: {kills} kills amid {churn.made} Services made, {len(churn.wanted)} at the end: settled "
         f"{time.monotonic() - began_s:.1f} s after the last start"
@@ -208,10 +208,10 @@ def test_leaders_frozen_amid_churn(api: Api, world: MemoryWorld, run: Any, figur
         for _ in range(20):
             churn.act()
         leader.resume()
-        assert leader.process.wait(30) == 1
+        assert leader.process.wait(60) == 1
         leader.start()
         leader.wait_ready()
-    eventually(churn.settled, 120)
+    eventually(churn.settled, 300)
     held = world.list_all()
     frontends = [r.owner.service.name for r in held if r.name.kind == "frontend"]
     assert sorted(frontends) == sorted(churn.wanted)

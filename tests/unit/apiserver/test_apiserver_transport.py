@@ -148,7 +148,7 @@ def test_no_answer_in_time(server: ScriptedServer, transport: Transport) -> None
     with pytest.raises(Unavailable, match="no answer in time") as caught:
         transport.request("GET", "/x", timeout_s=0.3)
     assert caught.value.timed_out
-    assert time.monotonic() - began_s < 5
+    assert time.monotonic() - began_s < 30, "not when the server gives up, in a minute"
 
 
 def test_a_dripping_answer_ends_in_time(server: ScriptedServer, transport: Transport) -> None:
