@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
+import sys
 from typing import Any
 
 import click
@@ -32,7 +35,21 @@ VERBS: dict[str, tuple[str, str]] = {
 }
 
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
 class _LazyVerbs(click.Group):
+    def main(self, *args: Any, **settings: Any) -> Any:
+        """As click's, which knows of outputs that were closed but of none that is full."""
+        try:
+            return super().main(*args, **settings)
+        except OSError as err:
+            if err.errno not in NO_ROOM or err.filename is not None:
+                raise
+            click.echo(f"Error: the output cannot be written: {err.strerror}", err=True)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left of it is not tried again at the exit
+            sys.exit(os.EX_IOERR)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(VERBS)
 

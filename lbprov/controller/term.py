@@ -24,6 +24,7 @@ from lbprov.controller.queue import Lane, Turns, WorkQueue
 from lbprov.controller.reconcile import Reconciler
 from lbprov.controller.turn import State, Turn
 from lbprov.controller.workers import Workers
+from lbprov.logic import events
 from lbprov.logic.brakes import mass_deletion
 from lbprov.logic.orphans import why_orphaned
 from lbprov.logic.selection import FINALIZER, Decision
@@ -216,14 +217,21 @@ class Term:
         for key in vanished:
             if self._cluster.services.get(key) is None:
                 self._turn.states.pop(key, None)
-        refusal = mass_deletion(len(gone), len(gone) + len(self._turn.states))
-        if refusal:
-            log.error("load balancers of vanished Services are kept", extra={"why": refusal})
+        total = len(gone) + len(self._turn.states)
+        if mass_deletion(len(gone), total):
+            self._keep(gone, total)
             return
         for owner in gone:
             log.warning("vanished with its finalizer: cleaning up", extra={"service": str(owner.service)})
             self._turn.condemn(owner)
             self.queue.add(owner.service, Lane.CHANGED)
+
+    def _keep(self, gone: list[Owner], total: int) -> None:
+        """Told where people look for what became of a Service, which is not there any more itself."""
+        told = events.vanished(len(gone), total)
+        log.error("load balancers of vanished Services are kept", extra={"why": told.message})
+        for owner in sorted(gone)[:TOLD_AT_ONCE]:
+            self._guarded.emit(owner.service, [told])
 
     def _is_nobodys(self, owner: Owner) -> bool:
         """No Service stands for it. (One of ours that has taken the name cleans up what was there before.)"""

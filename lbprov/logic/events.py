@@ -62,7 +62,7 @@ EXPLAINED: dict[str, tuple[Severity, str]] = {
     Reason.MASS_DELETION: (
         Severity.WARNING,
         "So many load balancers would go at once that it looks like a mistake: none was. If it is meant, run "
-        "`lbprov reconcile` with `--force`.",
+        "`lbprov reconcile` with `--force`; for Services that are gone already, `lbprov gc --delete`.",
     ),
     Reason.OTHER_PROVIDER: (
         Severity.WARNING,
@@ -114,6 +114,17 @@ ENSURING = Event(Severity.NORMAL, Reason.ENSURING, "Ensuring load balancer")
 ENSURED = Event(Severity.NORMAL, Reason.ENSURED, "Ensured load balancer")
 DELETING = Event(Severity.NORMAL, Reason.DELETING, "Deleting load balancer")
 DELETED = Event(Severity.NORMAL, Reason.DELETED, "Deleted load balancer")
+
+
+def vanished(gone: int, total: int) -> Event:
+    """Of many Services at once, none of which waited for its finalizer."""
+    return Event(
+        Severity.WARNING,
+        Reason.MASS_DELETION,
+        f"{gone} of {total} Services vanished at once, without waiting for their finalizers, which looks "
+        "like a mistake: their load balancers are kept. If it is meant: `lbprov gc` lists them, and deletes "
+        "them with --delete",
+    )
 
 
 def failed(why: str, reason: str = Reason.SYNC_FAILED, *, deleting: bool = False) -> Event:

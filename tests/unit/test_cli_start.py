@@ -1,8 +1,10 @@
 """The command starts without what it does not need."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -35,3 +37,12 @@ def test_no_sdk_is_imported(arguments: list[str], may: tuple[str, ...], tmp_path
     imported = set(json.loads(done.stderr[done.stderr.index('["') :]))
     assert "click" in imported
     assert imported & set(HEAVY) - set(may) == set()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["providers"], ["providers", "-o", "yaml"]])
+def test_a_full_output_is_one_line_and_a_status_of_its_own(arguments: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "lbprov", *arguments]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.stderr == "Error: the output cannot be written: No space left on device\n"
+    assert done.returncode == os.EX_IOERR

@@ -363,6 +363,8 @@ def test_a_few_that_vanish_are_cleaned_up_and_many_are_not(rig: Rig) -> None:
     time.sleep(0.4)
     rig.settle()
     assert len(rig.kinds()) == 8 * 5, "seven of eight at once is a mistake, not a wish"
+    eventually(lambda: all(rig.reasons(key.name)[-1] == "MassDeletionRefused" for key in keys[2:9]))
+    assert "MassDeletionRefused" not in rig.reasons("web-0") + rig.reasons("web-9")
 
 
 def test_a_name_that_went_to_somebody_else_takes_what_it_had_along(rig: Rig) -> None:

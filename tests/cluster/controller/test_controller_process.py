@@ -293,6 +293,28 @@ def test_a_service_whose_finalizer_was_taken_off_by_force(api: Api, world: Memor
     eventually(lambda: {r.owner.service.name for r in world.list_all()} == {"api", "kept"})
 
 
+def test_many_services_that_vanish_at_once_leave_a_word_and_their_load_balancers(
+    api: Api, world: MemoryWorld, run: Any
+) -> None:
+    names = [f"web-{n}" for n in range(6)]
+    for name in (*names, "kept"):
+        api.create(ours(name))
+    controller = run().wait_ready()
+    eventually(lambda: all(is_ready(api, name) for name in (*names, "kept")))
+    controller.settle()
+    controller.pause()
+    for name in names:
+        api.delete("Service", name)
+        api.patch("Service", name, {"metadata": {"finalizers": None}})
+    controller.resume()
+    told = "reason=MassDeletionRefused,source=lbprov"
+    eventually(lambda: len(api.list("Event", fieldSelector=told)) == 6)
+    (message,) = {e["message"] for e in api.list("Event", fieldSelector=told)}
+    assert message.startswith("6 of 7 Services vanished at once")
+    assert "lbprov gc" in message, "the remedy"
+    assert {r.owner.service.name for r in world.list_all()} == {*names, "kept"}
+
+
 def test_what_is_left_of_a_service_that_nobody_knows_is_told_and_kept(
     api: Api, world: MemoryWorld, run: Any
 ) -> None:
