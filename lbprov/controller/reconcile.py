@@ -57,12 +57,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Attempt:
-    """What one reconcile has come to so far. `plan` has a former owner's steps first, if there were any."""
+    """What one reconcile has come to so far. `plan` has a former owner's steps first, if there were any.
+    `hosts`: the Nodes' names, where they are all that is to be changed."""
 
     account: Account
     deleting: bool
     steps: list[Step] = field(default_factory=list)
     plan: Plan | None = None
+    hosts: tuple[str, ...] | None = None
 
 
 class Reconciler:
@@ -157,8 +159,11 @@ class Reconciler:
         plan = after = self._planned(attempt, owner, desired, observed)
         account.claim()
         drift = self._settled.drift(desired, plan)
+        if self._settled.is_about_hosts(desired):
+            attempt.hosts = tuple(target.node_name for target in targets)
         if plan.steps:
-            account.events.append(events.ENSURING)
+            if attempt.hosts is None:
+                account.events.append(events.ENSURING)
             if not self._dry_run:
                 self._apply(plan)
                 if drift:
@@ -182,7 +187,7 @@ class Reconciler:
             message = message or "the load balancer is in place"
         changed = bool(attempt.steps) or status.ingress != service.ingress
         if ready and (changed or not conditions.is_ready(service)):
-            account.events.append(events.ENSURED)
+            account.events.append(events.ENSURED if attempt.hosts is None else events.UPDATED)
         state = conditions.ready(Reason.ENSURED if ready else Reason.WAITING, message, is_ready=ready)
         account.record(status.ingress, (claim(self.claimant), state, *conditions.of_notices(told)))
         again_s = LEFT_POLL_S if after.steps else status.again_after_s
@@ -246,7 +251,7 @@ class Reconciler:
     ) -> Outcome:
         """Status stays. Told once, until it is another failure."""
         account = attempt.account
-        event = events.failed(message, reason, deleting=attempt.deleting)
+        event = events.failed(message, reason, deleting=attempt.deleting, hosts=attempt.hosts)
         state = conditions.ready(event.reason, message)
         if account.service.condition(conditions.READY) != state:
             account.events.append(event)

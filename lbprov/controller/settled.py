@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from dataclasses import replace
 
 from lbprov.api import Action, LoadBalancer, Plan, Step
 from lbprov.logic.events import Reason
@@ -33,6 +34,14 @@ class Settled:
         if before is None or before != desired:
             return ()
         return tuple(step for step in plan.steps if not step.expected)
+
+    def is_about_hosts(self, desired: LoadBalancer) -> bool:
+        """Other Nodes are to take the traffic, and all else is as it was when all was in place."""
+        with self._lock:
+            before = self._desired.get(desired.owner.service)
+        if before is None or before.targets == desired.targets:
+            return False
+        return replace(before, targets=desired.targets) == desired
 
     def settle(self, desired: LoadBalancer) -> None:
         """All is as desired."""

@@ -6,6 +6,7 @@ people know them. Reasons are CamelCase without spaces. Providers use those that
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 
 from lbprov.model import Event, Severity
@@ -16,9 +17,11 @@ class Reason(StrEnum):
     ENSURED = "EnsuredLoadBalancer"
     DELETING = "DeletingLoadBalancer"
     DELETED = "DeletedLoadBalancer"
+    UPDATED = "UpdatedLoadBalancer"
     NO_NODES = "UnAvailableLoadBalancer"
     SYNC_FAILED = "SyncLoadBalancerFailed"
     DELETE_FAILED = "DeleteLoadBalancerFailed"
+    UPDATE_FAILED = "UpdateLoadBalancerFailed"
 
     WAITING = "WaitingForLoadBalancer"
     MASS_DELETION = "MassDeletionRefused"
@@ -40,6 +43,7 @@ EXPLAINED: dict[str, tuple[Severity, str]] = {
     Reason.ENSURED: (Severity.NORMAL, "All is in place, and traffic can be expected to pass."),
     Reason.DELETING: (Severity.NORMAL, "The load balancer is being taken away, with all that belongs to it."),
     Reason.DELETED: (Severity.NORMAL, "A fresh look has shown that nothing is left; the Service is let go."),
+    Reason.UPDATED: (Severity.NORMAL, "Other Nodes take the traffic now; nothing else has changed."),
     Reason.NO_NODES: (
         Severity.WARNING,
         "No Node takes traffic: there is none, or all are excluded, being deleted or being drained. The load "
@@ -54,6 +58,11 @@ EXPLAINED: dict[str, tuple[Severity, str]] = {
         Severity.WARNING,
         "The cloud refuses to delete; the message says what and why. It is tried again, and the Service "
         "stays until it has worked.",
+    ),
+    Reason.UPDATE_FAILED: (
+        Severity.WARNING,
+        "The cloud refuses the Nodes that the message names, or did not answer; it is tried again. The load "
+        "balancer keeps those that it has.",
     ),
     Reason.WAITING: (
         Severity.NORMAL,
@@ -114,6 +123,10 @@ ENSURING = Event(Severity.NORMAL, Reason.ENSURING, "Ensuring load balancer")
 ENSURED = Event(Severity.NORMAL, Reason.ENSURED, "Ensured load balancer")
 DELETING = Event(Severity.NORMAL, Reason.DELETING, "Deleting load balancer")
 DELETED = Event(Severity.NORMAL, Reason.DELETED, "Deleted load balancer")
+UPDATED = Event(Severity.NORMAL, Reason.UPDATED, "Updated load balancer with new hosts")
+
+MOST_HOSTS = 20
+"""So many Nodes are named, as the cloud-provider does."""
 
 
 def vanished(gone: int, total: int) -> Event:
@@ -127,10 +140,18 @@ def vanished(gone: int, total: int) -> Event:
     )
 
 
-def failed(why: str, reason: str = Reason.SYNC_FAILED, *, deleting: bool = False) -> Event:
-    """A reason of its own speaks for itself; the general ones in the cloud-provider's words."""
+def failed(
+    why: str, reason: str = Reason.SYNC_FAILED, *, deleting: bool = False, hosts: Sequence[str] | None = None
+) -> Event:
+    """A reason of its own speaks for itself; the general ones in the cloud-provider's words. `hosts`: the
+    names of the Nodes, where they were all that was to be changed."""
     if reason != Reason.SYNC_FAILED:
         return Event(Severity.WARNING, reason, why)
+    if hosts is not None:
+        named = [*hosts[:MOST_HOSTS], *([f"<{len(hosts) - MOST_HOSTS} more>"] if hosts[MOST_HOSTS:] else [])]
+        what = f"[{' '.join(named)}] [node names limited, total number of nodes: {len(hosts)}]"
+        message = f"Error updating load balancer with new hosts {what}, error: {why}"
+        return Event(Severity.WARNING, Reason.UPDATE_FAILED, message)
     if deleting:
         return Event(Severity.WARNING, Reason.DELETE_FAILED, f"Error deleting load balancer: {why}")
     return Event(Severity.WARNING, Reason.SYNC_FAILED, f"Error syncing load balancer: {why}")

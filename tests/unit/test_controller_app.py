@@ -268,6 +268,31 @@ def test_a_burst_of_node_events_is_one_change_per_load_balancer(rig: Rig) -> Non
     assert rig.metric("lbprov_reconcile_results_total") == 4
 
 
+def test_nodes_that_change_during_a_slow_turn_are_not_forgotten(rig: Rig) -> None:
+    """The turn under way goes on with the nodes of its beginning, and another one follows."""
+    held, release = threading.Event(), threading.Event()
+
+    def hold(operation: str, number: int, when: str) -> None:
+        if when == "before" and number == 4:
+            held.set()
+            release.wait(60)
+
+    rig.world.on_write = hold
+    rig.cluster.put(service("web"))
+    assert held.wait(60)
+    rig.cluster.set_nodes([*NODES[1:], Node("node-4"), Node("node-5")])
+    term = rig.app._term
+    assert term is not None
+    eventually(lambda: len(term._targets) == 4)
+    release.set()
+    eventually(
+        lambda: (
+            {r.name.detail for r in rig.world.list_all() if r.name.kind == "target"}
+            == {"node-2", "node-3", "node-4", "node-5"}
+        )
+    )
+
+
 @pytest.mark.parametrize(
     "node",
     [

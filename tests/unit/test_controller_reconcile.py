@@ -702,3 +702,49 @@ def test_what_is_no_drift_or_cannot_be_known_as_such(how: str) -> None:
     else:
         bench.restart(dry_run=True)
     assert "DriftRepaired" not in [e.reason for e in bench.outcome().events]
+
+
+def test_other_nodes_are_told_in_the_cloud_providers_words_and_nothing_else_is() -> None:
+    bench = Bench()
+    bench.cluster.put(SERVICE)
+    bench.outcome()
+    bench.cluster.nodes = (Node("node-2"), Node("node-3"))
+    bench.outcome()
+    assert bench.reasons()[2:] == ["UpdatedLoadBalancer"]
+    assert bench.cluster.events[-1][1].message == "Updated load balancer with new hosts"
+    bench.outcome()
+    assert len(bench.reasons()) == 3
+
+
+def test_nodes_that_are_refused_are_named() -> None:
+    bench = Bench()
+    bench.cluster.put(SERVICE)
+    bench.outcome()
+    bench.cluster.nodes = tuple(Node(f"node-{number:02}") for number in range(1, 24))
+
+    def refuse(operation: str, number: int, when: str) -> None:
+        raise ProviderError("quota exceeded")
+
+    bench.world.on_write = refuse
+    assert bench.outcome().result is Result.FAILED
+    told = bench.cluster.events[-1][1]
+    assert told.reason == "UpdateLoadBalancerFailed"
+    named = " ".join(f"node-{number:02}" for number in range(1, 21))
+    assert told.message == (
+        f"Error updating load balancer with new hosts [{named} <3 more>] "
+        "[node names limited, total number of nodes: 23], error: quota exceeded"
+    )
+    assert bench.condition("Ready") == ("False", "UpdateLoadBalancerFailed")
+    bench.world.on_write = None
+    bench.outcome()
+    assert bench.reasons()[2:] == ["UpdateLoadBalancerFailed", "UpdatedLoadBalancer"]
+
+
+def test_nodes_and_something_else_are_a_change_like_any_other() -> None:
+    bench = Bench()
+    bench.cluster.put(SERVICE)
+    bench.outcome()
+    bench.cluster.nodes = (Node("node-2"),)
+    bench.cluster.put(replace(SERVICE, ports=(ServicePort(81, node_port=30080),)))
+    bench.outcome()
+    assert bench.reasons()[2:] == ["EnsuringLoadBalancer", "EnsuredLoadBalancer"]

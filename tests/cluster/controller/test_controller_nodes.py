@@ -143,8 +143,9 @@ def test_a_cloud_that_refuses_a_node_is_asked_again(web: Any) -> None:
 
     web.world.on_write = refuse
     add_node(web.api, "node-4")
-    eventually(lambda: "SyncLoadBalancerFailed" in web.reasons("web"))
+    eventually(lambda: "UpdateLoadBalancerFailed" in web.reasons("web"))
     eventually(lambda: len(targets(web)) == 4)
+    eventually(lambda: "UpdatedLoadBalancer" in web.reasons("web"))
     web.wait_ready("web")
 
 
