@@ -243,10 +243,22 @@ def test_bad_usage_is_exit_2_and_names_the_flag(run: Any, flags: tuple[str, ...]
 
 def test_a_provider_that_cannot_be_made_is_said_at_once(aws: Any, run: Any) -> None:
     """Not when this replica is first elected, in the worst of moments."""
-    nowhere = {"AWS_REGION": None, "AWS_DEFAULT_REGION": None}
-    controller = run("--leader-elect", provider="aws", env=nowhere)
+    controller = run("--leader-elect", provider="aws", env={"AWS_PROFILE": "nobodys"})
     assert controller.process.wait(60) == 1
-    assert "no AWS region: use --provider-option region=" in controller.said()
+    assert "nobodys" in controller.said()
+
+
+def test_what_only_the_cluster_can_tell_is_asked_for_on_the_service(api: Api, aws: Any, run: Any) -> None:
+    """No region is configured, and the one Node there is tells none: until one comes that does."""
+    nowhere = {"AWS_REGION": None, "AWS_DEFAULT_REGION": None, "AWS_EC2_METADATA_DISABLED": "true"}
+    run(provider="aws", env=nowhere).wait_ready()
+    api.create(service("web", loadBalancerClass="lbprov.io/aws"))
+    ours = "involvedObject.name=web,source=lbprov"
+    eventually(lambda: any("no AWS region" in e["message"] for e in api.list("Event", fieldSelector=ours)))
+    for name, provider_id in aws.provider_ids.items():
+        if name != "node-1":
+            add_node(api, name, provider_id=provider_id, zone=aws.node_zones[name])
+    eventually(lambda: api.get("Service", "web")["status"]["loadBalancer"].get("ingress"))
 
 
 def test_a_taken_port_is_said_at_once(run: Any) -> None:
@@ -303,9 +315,9 @@ def test_many_services_that_vanish_at_once_leave_a_word_and_their_load_balancers
     eventually(lambda: all(is_ready(api, name) for name in (*names, "kept")))
     controller.settle()
     controller.pause()
-    for name in names:
-        api.delete("Service", name)
+    for name in names:  # none of them is ever seen with its deletion begun
         api.patch("Service", name, {"metadata": {"finalizers": None}})
+        api.delete("Service", name)
     controller.resume()
     told = "reason=MassDeletionRefused,source=lbprov"
     eventually(lambda: len(api.list("Event", fieldSelector=told)) == 6)
