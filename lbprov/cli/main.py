@@ -26,6 +26,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "lbprov.cli.diff",
         "Say whether anything would change: exit 0 no, 1 yes, 2 or more for an error.",
     ),
+    "explain": (
+        "lbprov.cli.explain",
+        "Follow a Service's addresses to its endpoints, or say why nothing answers.",
+    ),
     "gc": ("lbprov.cli.gc", "Tell, or delete, resources of this cluster that no Service wants."),
     "node": ("lbprov.cli.node", "Program this node's Service forwarding and keep it true."),
     "plan": ("lbprov.cli.plan", "Print what a reconcile would do, and do nothing."),

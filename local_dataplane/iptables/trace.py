@@ -42,13 +42,15 @@ class Packet:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One way that the packet may go, and how likely that is. `backend` is `address:port`."""
+    """One way that the packet may go, and how likely that is. `backend` is `address:port`. `path`: the chains
+    of ours that it is led through, of one of the ways that end so."""
 
     probability: float
     fate: Fate
     backend: str = ""
     masqueraded: bool = False
     rules_met: int = 0
+    path: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,7 @@ class _Walk:
     masqueraded: bool = False
     fate: Fate | None = None
     leaves_by: str = ""
+    path: tuple[str, ...] = ()
     stack: list[tuple[Rules, int]] = field(default_factory=list)
 
     def at(self, rules: Rules) -> _Walk:
@@ -151,6 +154,7 @@ class _Walk:
             if rule.is_goto:
                 self.stack.pop()
             self.stack.append((walker.chains[table, target], 0))
+            self.path += (target,)
 
     def _matches(self, match: tuple[str, ...], walker: Walker) -> bool:
         kind, negated, argument = match[0], match[1] == "!", match[2]
@@ -257,5 +261,6 @@ def _joined(walks: list[_Walk]) -> list[Way]:
             walk.probability + (old.probability if old else 0.0),
             *key,
             rules_met=max(walk.rules_met, old.rules_met if old else 0),
+            path=old.path if old else walk.path,
         )
     return sorted(joined.values(), key=lambda way: (way.fate, way.backend, way.masqueraded))
