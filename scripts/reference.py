@@ -15,6 +15,7 @@ from lbprov.cli.main import VERBS
 from lbprov.logic.events import EXPLAINED, Reason
 from lbprov.observe.metrics import DECLARED, Declared
 from lbprov.observe.node_metrics import NODE_DECLARED, SHARED
+from lbprov_aws import attributes, peer_annotations
 from local_dataplane import events as node_events
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs/reference"
@@ -35,7 +36,12 @@ CONDITIONS = (
 
 
 def pages() -> dict[str, str]:
-    return {"metrics.md": metrics(), "events.md": events(), "flags.md": flags()}
+    return {
+        "metrics.md": metrics(),
+        "events.md": events(),
+        "flags.md": flags(),
+        "aws-annotations.md": aws_annotations(),
+    }
 
 
 def metrics() -> str:
@@ -94,6 +100,38 @@ def events() -> str:
             if doc.topic and doc.topic not in known:
                 conditions.append((f"`lbprov.io/{doc.topic}`", f"`{name}`: {doc.meaning}"))
     return "\n".join([*lines, "", *table(("type", "what it says"), conditions), ""])
+
+
+def aws_annotations() -> str:
+    lines = [
+        *head(
+            "Annotations of AWS load balancers",
+            "What becomes of every annotation `service.beta.kubernetes.io/aws-load-balancer-…` that "
+            "cloud-provider-aws or the AWS Load Balancer Controller read for a Service. One that cannot be "
+            "followed, is malformed or unknown gives the Warning `AnnotationsIgnored`, which names it and "
+            "says what to do; the rest of the Service is served.",
+        )
+    ]
+    rows = [
+        (f"`{a.name}{'…' if a.name.endswith('.') else ''}`", a.support.value, a.peer.value, a.meaning)
+        for a in peer_annotations.TABLE
+    ]
+    lines += table(("`…aws-load-balancer-`", "followed", "read by", "what it does"), rows)
+    for title, known, name in (
+        ("load balancer", attributes.OF_LOAD_BALANCERS, "attributes"),
+        ("target group", attributes.OF_TARGET_GROUPS, "target-group-attributes"),
+    ):
+        lines += ["", f"## Attributes of a {title} (`{name}`)", ""]
+        values = [
+            (
+                f"`{a.key}`",
+                a.allowed,
+                "stays" if a.default is None else f"`{a.default}`" if a.default else "empty",
+            )
+            for _, a in sorted(known.items())
+        ]
+        lines += table(("attribute", "values", "when it is not asked for any more"), values)
+    return "\n".join([*lines, ""])
 
 
 def flags() -> str:

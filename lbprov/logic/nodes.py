@@ -34,7 +34,7 @@ def is_target(node: Node) -> bool:
 def targets_of(nodes: Iterable[Node]) -> tuple[Target, ...]:
     """Sorted by name. The same for every Service of a pass."""
     return tuple(
-        Target(n.name, n.provider_id, (*n.ips("InternalIP"), *n.ips("ExternalIP")), n.zone)
+        Target(n.name, n.provider_id, (*n.ips("InternalIP"), *n.ips("ExternalIP")), n.zone, n.labels)
         for n in sorted(nodes, key=lambda n: n.name)
         if is_target(n)
     )

@@ -45,6 +45,7 @@ class Target:
     provider_id: str = ""
     addresses: tuple[str, ...] = ()
     zone: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 class Replace(StrEnum):

@@ -12,6 +12,7 @@ from typing import Any
 
 from lbprov.api import Bindings, RetryLater, Step
 from lbprov_aws import (
+    apply_attributes,
     apply_listeners,
     apply_load_balancers,
     apply_security_groups,
@@ -64,17 +65,18 @@ _HANDLERS: dict[type, Callable[[Hands, Any], str | None]] = {
     writes.RevokeIngress: apply_security_groups.revoke_ingress,
     writes.DeleteSecurityGroup: apply_security_groups.delete_security_group,
     writes.CreateLoadBalancer: apply_load_balancers.create_load_balancer,
-    writes.SetCrossZone: apply_load_balancers.set_cross_zone,
+    writes.SetAttributes: apply_attributes.set_attributes,
+    writes.SetIpAddressType: apply_load_balancers.set_ip_address_type,
     writes.SetSecurityGroups: apply_load_balancers.set_security_groups,
     writes.DeleteLoadBalancer: apply_load_balancers.delete_load_balancer,
     writes.CreateTargetGroup: apply_target_groups.create_target_group,
     writes.SetHealthCheck: apply_target_groups.set_health_check,
-    writes.SetStickiness: apply_target_groups.set_stickiness,
     writes.RegisterTargets: apply_target_groups.register,
     writes.DeregisterTargets: apply_target_groups.deregister,
     writes.DeleteTargetGroup: apply_target_groups.delete_target_group,
     writes.CreateListener: apply_listeners.create_listener,
     writes.ChangeListener: apply_listeners.change_listener,
+    writes.ChangeCertificates: apply_listeners.change_certificates,
     writes.DeleteListener: apply_listeners.delete_listener,
     writes.SetTags: _set_tags,
     writes.RemoveTags: _remove_tags,

@@ -8,6 +8,7 @@ from lbprov.api import RetryLater
 from lbprov_aws import elbv2, writes
 from lbprov_aws.hands import Hands
 from lbprov_aws.refusals import Refused
+from lbprov_aws.refused import CODES, certificate_key
 from lbprov_aws.resources import ListenerRecord, LoadBalancerRecord, TargetGroupRecord
 
 
@@ -21,10 +22,13 @@ def create_listener(hands: Hands, body: writes.CreateListener) -> str:
             group_arn=group.arn,
             port=body.port,
             protocol=body.protocol,
+            tls=body.tls,
             tags=body.tags,
         )
     except Refused as refusal:
         _look_again_at_listeners(hands, balancer, refusal)
+        if _is_remembered(hands, body, refusal):
+            return ""
         raise
     _put_listener(hands, balancer, listener)
     return listener.arn
@@ -42,11 +46,48 @@ def change_listener(hands: Hands, body: writes.ChangeListener) -> None:
             port=body.port,
             protocol=body.protocol or "",
             group_arn=group_arn,
+            tls=body.tls,
         )
     except Refused as refusal:
         _look_again_at_listeners(hands, balancer, refusal)
+        if _is_remembered(hands, body, refusal):
+            return
         raise
+    if listener.protocol == "TLS":
+        before = next((x for x in balancer.listeners or () if x.arn == listener.arn), listener)
+        more = before.more_certificates or frozenset()
+        listener = dataclasses.replace(listener, more_certificates=more)
     _put_listener(hands, balancer, listener)
+
+
+def change_certificates(hands: Hands, body: writes.ChangeCertificates) -> None:
+    """One by one where AWS refuses some, which are remembered."""
+    balancer = hands.own(hands.bindings[body.balancer_ref], body.owner, LoadBalancerRecord)
+    arn = body.arn or hands.bindings.get(body.listener_ref, "")
+    listener = next((x for x in balancer.listeners or () if x.arn == arn), None)
+    if listener is None:
+        return  # AWS refused the listener itself
+    added = _add_certificates(hands, body, arn, body.add) if body.add else ()
+    if body.remove:
+        elbv2.change_certificates(hands.cloud, "RemoveListenerCertificates", arn, body.remove)
+    more = ((listener.more_certificates or frozenset()) | set(added)) - set(body.remove)
+    _put_listener(hands, balancer, dataclasses.replace(listener, more_certificates=more))
+
+
+def _add_certificates(
+    hands: Hands, body: writes.ChangeCertificates, arn: str, certificates: tuple[str, ...]
+) -> tuple[str, ...]:
+    try:
+        elbv2.change_certificates(hands.cloud, "AddListenerCertificates", arn, certificates)
+    except Refused as refusal:
+        if refusal.code not in CODES:
+            raise
+        if len(certificates) > 1:
+            return tuple(c for one in certificates for c in _add_certificates(hands, body, arn, (one,)))
+        key = certificate_key(body.number, certificates[0])
+        hands.refusals.add(body.owner, key, str(refusal))
+        return ()
+    return certificates
 
 
 def delete_listener(hands: Hands, body: writes.DeleteListener) -> None:
@@ -54,6 +95,16 @@ def delete_listener(hands: Hands, body: writes.DeleteListener) -> None:
     elbv2.delete(hands.cloud, "DeleteListener", ListenerArn=body.arn)
     rest = tuple(x for x in balancer.listeners or () if x.arn != body.arn)
     hands.inventory.put(dataclasses.replace(balancer, listeners=rest))
+
+
+def _is_remembered(
+    hands: Hands, body: writes.CreateListener | writes.ChangeListener, refusal: Refused
+) -> bool:
+    """Whether how the listener should speak TLS was refused: then the other ports must not wait for it."""
+    if not body.refusal_key or refusal.code not in CODES:
+        return False
+    hands.refusals.add(body.owner, body.refusal_key, str(refusal))
+    return True
 
 
 def _put_listener(hands: Hands, balancer: LoadBalancerRecord, listener: ListenerRecord) -> None:

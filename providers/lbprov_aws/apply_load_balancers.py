@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from lbprov.api import ProviderError, RetryLater
+from lbprov.api import Owner, ProviderError, RetryLater
 from lbprov_aws import elbv2, names, writes
 from lbprov_aws.hands import Hands
 from lbprov_aws.refusals import ADDRESS_REFUSED, DUPLICATE, Refused
@@ -17,25 +17,31 @@ from lbprov_aws.resources import (
 
 
 def create_load_balancer(hands: Hands, body: writes.CreateLoadBalancer) -> str:
-    group = hands.own(hands.bindings[body.group_ref], body.owner, SecurityGroupRecord)
+    groups = _groups(hands, body.owner, body.group_ref, body.more_groups)
     try:
-        made = _make(hands, body, group, body.mappings)
+        made = _make(hands, body, groups, body.mappings)
     except Refused as refusal:
         address_refused = any(m.has_address for m in body.mappings) and refusal.code in ADDRESS_REFUSED
         if not address_refused and refusal.code not in DUPLICATE:
             raise
         named = elbv2.load_balancer_named(hands.cloud, body.name)
         if address_refused and named is None:
-            made = _make_elsewhere(hands, body, group, refusal)
+            made = _make_elsewhere(hands, body, groups, refusal)
         else:
             made = hands.adopt(body.owner, body.name, named)
     return made.arn
 
 
+def _groups(hands: Hands, owner: Owner, ref: str, others: tuple[str, ...]) -> tuple[str, ...]:
+    """Ids of all security groups to attach; our own first, checked to be that."""
+    own = (hands.own(hands.bindings[ref], owner, SecurityGroupRecord).group_id,) if ref else ()
+    return (*own, *(other for other in others if other not in own))
+
+
 def _make(
     hands: Hands,
     body: writes.CreateLoadBalancer,
-    group: SecurityGroupRecord,
+    groups: tuple[str, ...],
     mappings: tuple[SubnetMapping, ...],
     refusal: str = "",
 ) -> LoadBalancerRecord:
@@ -46,16 +52,15 @@ def _make(
         internal=body.internal,
         ip_address_type=body.ip_address_type,
         mappings=mappings,
-        security_groups=[group.group_id],
+        security_groups=groups,
         tags=as_tags({**dict(body.tags), **more}),
     )
-    # A new one has AWS's defaults, of which we care for one.
-    hands.inventory.put_created(dataclasses.replace(made, cross_zone=False))
+    hands.inventory.put_created(made)
     return made
 
 
 def _make_elsewhere(
-    hands: Hands, body: writes.CreateLoadBalancer, group: SecurityGroupRecord, refusal: Refused
+    hands: Hands, body: writes.CreateLoadBalancer, groups: tuple[str, ...], refusal: Refused
 ) -> LoadBalancerRecord:
     """The address went to somebody else between our look and our call. If that is a load balancer of
     ours on its way out, it is worth waiting for; otherwise the Service gets another address now."""
@@ -63,23 +68,20 @@ def _make_elsewhere(
         hands.addresses.look_again(body.owner, body.requested_ip)
     if not body.fallback:
         raise RetryLater(f"{body.requested_ip} was taken meanwhile: looking again", 1)
-    return _make(hands, body, group, body.fallback, refusal.code)
-
-
-def set_cross_zone(hands: Hands, body: writes.SetCrossZone) -> None:
-    balancer = hands.own(hands.bindings[body.balancer_ref], body.owner, LoadBalancerRecord)
-    if len(balancer.zones) > 1:
-        return  # made without the requested address after all
-    elbv2.set_cross_zone(hands.cloud, balancer.arn)
-    hands.inventory.put(dataclasses.replace(balancer, cross_zone=True))
+    return _make(hands, body, groups, body.fallback, refusal.code)
 
 
 def set_security_groups(hands: Hands, body: writes.SetSecurityGroups) -> None:
     balancer = hands.own(hands.bindings[body.balancer_ref], body.owner, LoadBalancerRecord)
-    group = hands.own(hands.bindings[body.group_ref], body.owner, SecurityGroupRecord)
-    ids = (*(other for other in body.others if other != group.group_id), group.group_id)
-    elbv2.set_security_groups(hands.cloud, balancer.arn, ids)
-    hands.inventory.put(dataclasses.replace(balancer, security_groups=ids))
+    ids = _groups(hands, body.owner, body.group_ref, body.others)
+    elbv2.set_security_groups(hands.cloud, balancer.arn, ids, private_link=body.private_link)
+    hands.inventory.put(dataclasses.replace(balancer, security_groups=ids, private_link=body.private_link))
+
+
+def set_ip_address_type(hands: Hands, body: writes.SetIpAddressType) -> None:
+    balancer = hands.own(hands.bindings[body.balancer_ref], body.owner, LoadBalancerRecord)
+    elbv2.set_ip_address_type(hands.cloud, balancer.arn, body.ip_address_type)
+    hands.inventory.put(dataclasses.replace(balancer, ip_address_type=body.ip_address_type))
 
 
 def delete_load_balancer(hands: Hands, body: writes.DeleteLoadBalancer) -> None:

@@ -38,12 +38,6 @@ def set_health_check(hands: Hands, body: writes.SetHealthCheck) -> None:
     hands.inventory.put(dataclasses.replace(group, health_check=body.health_check))
 
 
-def set_stickiness(hands: Hands, body: writes.SetStickiness) -> None:
-    group = hands.own(hands.bindings[body.group_ref], body.owner, TargetGroupRecord)
-    elbv2.set_sticky(hands.cloud, group.arn, on=body.on)
-    hands.inventory.put(dataclasses.replace(group, sticky=body.on))
-
-
 def register(hands: Hands, body: writes.RegisterTargets) -> None:
     group = hands.own(hands.bindings[body.group_ref], body.owner, TargetGroupRecord)
     joined = _register_possible(hands, group.arn, body.instances)

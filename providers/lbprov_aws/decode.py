@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -25,6 +26,7 @@ Answer = Mapping[str, Any]
 
 
 def tags(pairs: Iterable[Answer]) -> Tags:
+    """Attributes have the same shape."""
     return tuple(sorted((pair["Key"], pair["Value"]) for pair in pairs))
 
 
@@ -55,6 +57,7 @@ def load_balancer(answer: Answer, tags_: Tags = ()) -> LoadBalancerRecord:
         security_groups=tuple(answer.get("SecurityGroups", ())),
         tags=tags_,
         created_at=_moment(answer.get("CreatedTime")),
+        private_link=answer.get("EnforceSecurityGroupInboundRulesOnPrivateLinkTraffic") != "off",
     )
 
 
@@ -70,12 +73,27 @@ def _addresses(zone: Answer) -> list[Answer]:
 def listener(answer: Answer) -> ListenerRecord:
     """The target group of the one action that a Network Load Balancer's listener has."""
     actions = answer.get("DefaultActions") or [{}]
-    return ListenerRecord(
+    plain = ListenerRecord(
         arn=answer["ListenerArn"],
         port=int(answer["Port"]),
         protocol=answer["Protocol"],
         target_group_arn=actions[0].get("TargetGroupArn", ""),
     )
+    if plain.protocol != "TLS":
+        return plain
+    certificates = answer.get("Certificates") or [{}]
+    alpn = (answer.get("AlpnPolicy") or [""])[0]
+    return dataclasses.replace(
+        plain,
+        certificate=certificates[0].get("CertificateArn", ""),
+        policy=answer.get("SslPolicy", ""),
+        alpn="" if alpn == "None" else alpn,
+    )
+
+
+def more_certificates(answers: Iterable[Answer]) -> frozenset[str]:
+    """Those for SNI of DescribeListenerCertificates, which lists the default one too."""
+    return frozenset(a["CertificateArn"] for a in answers if not a.get("IsDefault"))
 
 
 def target_group(answer: Answer, tags_: Tags = ()) -> TargetGroupRecord:
@@ -88,6 +106,7 @@ def target_group(answer: Answer, tags_: Tags = ()) -> TargetGroupRecord:
         timeout_s=int(answer.get("HealthCheckTimeoutSeconds", 0)),
         healthy=int(answer.get("HealthyThresholdCount", 0)),
         unhealthy=int(answer.get("UnhealthyThresholdCount", 0)),
+        codes=answer.get("Matcher", {}).get("HttpCode", "") if protocol.startswith("HTTP") else "",
     )
     return TargetGroupRecord(
         arn=answer["TargetGroupArn"],
@@ -112,9 +131,10 @@ def security_group(answer: Answer) -> SecurityGroupRecord:
     foreign: set[IngressRule] = set()
     others = 0
     for permission in answer.get("IpPermissions", ()):
-        others += len(permission.get("UserIdGroupPairs", ())) + len(permission.get("PrefixListIds", ()))
-        for entry in (*permission.get("IpRanges", ()), *permission.get("Ipv6Ranges", ())):
-            rule = _rule(permission, entry.get("CidrIp") or entry.get("CidrIpv6", ""))
+        others += len(permission.get("UserIdGroupPairs", ()))
+        for entry in _sources(permission):
+            source = entry.get("CidrIp") or entry.get("CidrIpv6") or entry["PrefixListId"]
+            rule = _rule(permission, source)
             if rule is None:
                 others += 1
             elif entry.get("Description", "").startswith(RULE_DESCRIPTION):
@@ -132,12 +152,29 @@ def security_group(answer: Answer) -> SecurityGroupRecord:
     )
 
 
-def _rule(permission: Answer, cidr: str) -> IngressRule | None:
+_SOURCES = (("IpRanges", "CidrIp"), ("Ipv6Ranges", "CidrIpv6"), ("PrefixListIds", "PrefixListId"))
+
+
+def _sources(permission: Answer) -> list[Answer]:
+    return [entry for field, _ in _SOURCES for entry in permission.get(field, ())]
+
+
+_ICMP_CODES = {("icmp", 3): 4, ("icmpv6", 2): 0}
+"""(Protocol, type) of the messages that path MTU discovery needs, and their code."""
+
+
+def _rule(permission: Answer, source: str) -> IngressRule | None:
     """None for a rule of a shape that we never make (a range of ports, another protocol)."""
     protocol, first, last = permission["IpProtocol"], permission.get("FromPort"), permission.get("ToPort")
-    if protocol not in ("tcp", "udp") or first is None or first != last:
+    protocol = {"58": "icmpv6", "1": "icmp"}.get(protocol, protocol)
+    if first is None or last is None:
         return None
-    return IngressRule(protocol, int(first), cidr)
+    if protocol in ("icmp", "icmpv6"):
+        known = _ICMP_CODES.get((protocol, int(first))) == int(last)
+        return IngressRule(protocol, int(first), source) if known else None
+    if protocol not in ("tcp", "udp") or first != last:
+        return None
+    return IngressRule(protocol, int(first), source)
 
 
 def permissions(rules: Iterable[IngressRule], description: str = "") -> list[dict[str, Any]]:
@@ -145,12 +182,13 @@ def permissions(rules: Iterable[IngressRule], description: str = "") -> list[dic
     described = {"Description": description} if description else {}
     grouped: dict[tuple[str, int], dict[str, Any]] = {}
     for rule in sorted(rules):
+        last = _ICMP_CODES.get((rule.protocol, rule.port), rule.port)
         permission = grouped.setdefault(
             (rule.protocol, rule.port),
-            {"IpProtocol": rule.protocol, "FromPort": rule.port, "ToPort": rule.port},
+            {"IpProtocol": rule.protocol, "FromPort": rule.port, "ToPort": last},
         )
-        ranges, field = ("Ipv6Ranges", "CidrIpv6") if ":" in rule.cidr else ("IpRanges", "CidrIp")
-        permission.setdefault(ranges, []).append({field: rule.cidr, **described})
+        sources, field = _SOURCES[2 if rule.cidr.startswith("pl-") else ":" in rule.cidr]
+        permission.setdefault(sources, []).append({field: rule.cidr, **described})
     return list(grouped.values())
 
 

@@ -23,26 +23,31 @@ from lbprov.api import (
     Target,
     UserError,
 )
-from lbprov_aws import names
+from lbprov_aws import attributes, health, names
 from lbprov_aws.placement import PROVIDER_ID
-from lbprov_aws.resources import HealthCheck, IngressRule, Protocol
-from lbprov_aws.wishes import read_wishes
+from lbprov_aws.resources import DEFAULT_POLICY, HealthCheck, IngressRule, Protocol, Tags, Tls, as_tags
+from lbprov_aws.wishes import AccessWish, AddressWish, TlsWish, Wishes, notices, read_wishes
 
-KUBE_PROXY_HEALTH_PORT = "10256"
-"""Where kube-proxy says whether its node should get traffic (`--healthz-bind-address`; KEP-3836)."""
+PRIVATE_LINK = "private-link"
+"""Among the marks of attributes: that the Service says how traffic by PrivateLink is to be treated."""
 
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A listener, and by `node_port` and `protocol` the target group behind it."""
+    """A listener, and by `node_port` and `group_protocol` the target group behind it, with its `check` and
+    `attributes`. `tls`: of a listener for TLS."""
 
     port: int
     protocol: Protocol
     node_port: int
+    group_protocol: Protocol
+    check: HealthCheck
+    attributes: Tags = ()
+    tls: Tls | None = None
 
     @property
     def group_id(self) -> str:
-        return f"tg:{self.node_port}-{self.protocol.lower()}"
+        return f"tg:{self.node_port}-{self.group_protocol.lower()}"
 
     @property
     def listener_id(self) -> str:
@@ -54,29 +59,53 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What one Service should have on AWS. `targets`: instance ids; `zones`: the zone of each, most first.
-    `health_checks`: one per entry of `ports`. `generation`: see `succession`."""
+    """What one Service should have on AWS. `targets`: instance ids; `zones`: the zone of each, most first;
+    `name`: the load balancer's, where the Service says one.
+
+    `name`, `internal`, `subnets` and `addresses` are settled when the load balancer is made; the rest is
+    followed. `generation`: see `succession`."""
 
     owner: Owner
+    name: str
     internal: bool
     dual_stack: bool
+    subnets: tuple[str, ...]
+    addresses: AddressWish
     ports: tuple[Port, ...]
-    health_checks: tuple[HealthCheck, ...]
+    attributes: Tags
     rules: frozenset[IngressRule]
+    access: AccessWish
     targets: frozenset[str]
     zones: tuple[str, ...]
-    sticky: bool
-    extra_tags: tuple[tuple[str, str], ...]
+    extra_tags: Tags
     notices: tuple[Notice, ...]
     generation: str = ""
+
+    @property
+    def balancer_name(self) -> str:
+        """Of one that is to be made. The name that was asked for can have one holder only."""
+        if not self.name:
+            return names.load_balancer_name(self.owner, internal=self.internal, generation=self.generation)
+        return names.with_generation(self.name, self.generation)
 
     def tags(self, resource: str) -> dict[str, str]:
         """All tags that a resource of this Service has."""
         extra = dict(self.extra_tags)
-        mark = {names.EXTRA: names.extra_mark(extra)} if extra else {}
-        sticky = {names.AFFINITY: "ClientIP"} if self.sticky and resource.startswith("tg:") else {}
-        generation = {names.GENERATION: self.generation} if self.generation and resource != "sg" else {}
-        return {**names.marks(self.owner, resource), **extra, **mark, **sticky, **generation}
+        marks = {names.EXTRA: names.extra_mark(extra)} if extra else {}
+        asked = dict(self.attributes_of(resource))
+        if resource == "lb" and self.access.private_link is not None:
+            asked[PRIVATE_LINK] = ""
+        if asked:
+            marks[names.ATTRIBUTES] = names.extra_mark(asked)
+        if self.generation and resource != "sg":
+            marks[names.GENERATION] = self.generation
+        return {**names.marks(self.owner, resource), **extra, **marks}
+
+    def attributes_of(self, resource: str) -> Tags:
+        """Those that are asked for, of the load balancer ("lb") or of a target group."""
+        if resource == "lb":
+            return self.attributes
+        return next((port.attributes for port in self.ports if port.group_id == resource), ())
 
 
 def want_of(desired: LoadBalancer, generation: str) -> Wanted:
@@ -87,30 +116,36 @@ def want_of(desired: LoadBalancer, generation: str) -> Wanted:
 def want(desired: LoadBalancer) -> Wanted:
     """Raises `UserError` where no load balancer can be made of it."""
     wishes = read_wishes(desired)
-    ports, port_notices = _ports(desired.listeners)
-    targets, zones, target_notices = _targets(desired.targets)
-    dual_stack, family_notices = _families(desired, ports)
+    complaints = [*wishes.complaints, *health.complaints(wishes.check)]
+    ports, port_notices = _ports(desired, wishes, complaints)
+    targets, zones, target_notices = _targets(_chosen(desired.targets, wishes, complaints))
+    dual_stack, family_notices = _families(desired, wishes, ports)
     return Wanted(
         owner=desired.owner,
+        name=wishes.name,
         internal=wishes.internal,
         dual_stack=dual_stack,
+        subnets=wishes.subnets,
+        addresses=wishes.addresses,
         ports=ports,
-        health_checks=tuple(_health_check(port, desired.health_check_node_port) for port in ports),
-        rules=_rules(ports, desired.source_ranges, dual_stack),
+        attributes=as_tags(wishes.attributes),
+        rules=_rules(ports, desired.source_ranges, wishes.access, dual_stack),
+        access=wishes.access,
         targets=targets,
         zones=zones,
-        sticky=desired.session_affinity is SessionAffinity.CLIENT_IP,
         extra_tags=wishes.extra_tags,
-        notices=(*port_notices, *target_notices, *family_notices, *wishes.notices),
+        notices=(*port_notices, *target_notices, *family_notices, *notices(tuple(complaints))),
     )
 
 
-def _ports(listeners: tuple[Listener, ...]) -> tuple[tuple[Port, ...], tuple[Notice, ...]]:
+def _ports(
+    desired: LoadBalancer, wishes: Wishes, annotation_complaints: list[str]
+) -> tuple[tuple[Port, ...], tuple[Notice, ...]]:
     """A Network Load Balancer has one listener per port number, for TCP, for UDP, or for both when both go
     to the same nodePort. What cannot be served is left out and said; the rest is served."""
-    served: dict[int, Port] = {}
+    served: dict[int, tuple[Listener, Protocol]] = {}
     complaints: list[str] = []
-    for index, listener in enumerate(listeners):
+    for index, listener in enumerate(desired.listeners):
         field = f"spec.ports[{index}]"
         if listener.protocol is L4Protocol.SCTP:
             complaints.append(f"{field}: {listener} is not served: AWS load balancers do not carry SCTP")
@@ -118,26 +153,86 @@ def _ports(listeners: tuple[Listener, ...]) -> tuple[tuple[Port, ...], tuple[Not
         if not listener.node_port:
             complaints.append(f"{field}: {listener} is not served: it has no nodePort")
             continue
-        port = Port(listener.port, Protocol(listener.protocol), listener.node_port)
-        other = served.get(port.port)
+        protocol = _protocol(listener, wishes.tls)
+        other, others = served.get(listener.port, (None, protocol))
         if other is None:
-            served[port.port] = port
-        elif other.node_port == port.node_port:
-            served[port.port] = Port(port.port, Protocol.TCP_UDP, port.node_port)
+            served[listener.port] = (listener, protocol)
+        elif Protocol.TLS in (protocol, others):
+            complaints.append(
+                f"{field}: {listener} is not served: a Network Load Balancer has one listener on port "
+                f"{listener.port}, which is for {others}, and TLS shares none; use another port number"
+            )
+        elif other.node_port == listener.node_port:
+            served[listener.port] = (other, Protocol.TCP_UDP)
         else:
             complaints.append(
                 f"{field}: {listener} is not served: a Network Load Balancer has one listener on port "
-                f"{port.port}, which goes to nodePort {other.node_port} for {other.protocol}; give both "
+                f"{listener.port}, which goes to nodePort {other.node_port} for {others}; give both "
                 f"ports the same nodePort ({field}.nodePort: {other.node_port})"
             )
     if not served:
         raise UserError(
             "no port can be served on AWS: " + ("; ".join(complaints) or "there is none"), field="spec.ports"
         )
-    notices = (
-        (Notice(Severity.WARNING, "PortsNotServed", "; ".join(complaints), "Ports"),) if complaints else ()
+    said = (Notice(Severity.WARNING, "PortsNotServed", "; ".join(complaints), "Ports"),) if complaints else ()
+    return tuple(
+        _port(desired, wishes, *served[number], annotation_complaints) for number in sorted(served)
+    ), said
+
+
+def _protocol(listener: Listener, tls: TlsWish | None) -> Protocol:
+    protocol = Protocol(listener.protocol)
+    named = tls is not None and (
+        not tls.ports or not tls.ports.isdisjoint({listener.name, str(listener.port)})
     )
-    return tuple(served[number] for number in sorted(served)), notices
+    return Protocol.TLS if named and protocol is Protocol.TCP else protocol
+
+
+def _port(
+    desired: LoadBalancer, wishes: Wishes, listener: Listener, protocol: Protocol, complaints: list[str]
+) -> Port:
+    tls, group_protocol = None, protocol
+    if protocol is Protocol.TLS:
+        assert wishes.tls is not None
+        tls = _tls(wishes.tls)
+        group_protocol = Protocol.TLS if wishes.tls.to_targets else Protocol.TCP
+    sticky = desired.session_affinity is SessionAffinity.CLIENT_IP
+    asked = {
+        **({attributes.STICKY: "true", attributes.STICKY_TYPE: "source_ip"} if sticky else {}),
+        **wishes.group_attributes,
+        **wishes.port_attributes.get(listener.port, {}),
+    }
+    fit, unfit = attributes.of_group(asked, group_protocol, tls=tls is not None)
+    complaints += [f"port {listener.port}: {why}" for why in unfit]
+    return Port(
+        port=listener.port,
+        protocol=protocol,
+        node_port=listener.node_port,
+        group_protocol=group_protocol,
+        check=health.check_for(
+            group_protocol, desired.health_check_node_port, wishes.check, desired.listeners
+        ),
+        attributes=fit,
+        tls=tls,
+    )
+
+
+def _tls(wish: TlsWish) -> Tls:
+    first, *more = wish.certificates or ("",)
+    return Tls(
+        first, frozenset(more), wish.policy or DEFAULT_POLICY, "" if wish.alpn == "None" else wish.alpn
+    )
+
+
+def _chosen(targets: tuple[Target, ...], wishes: Wishes, complaints: list[str]) -> tuple[Target, ...]:
+    """The nodes with all labels that are asked for."""
+    if not wishes.node_labels:
+        return targets
+    chosen = tuple(t for t in targets if set(wishes.node_labels) <= t.labels.items())
+    if targets and not chosen:
+        labels = ", ".join(f"{key}={value}" for key, value in wishes.node_labels)
+        complaints.append(f"aws-load-balancer-target-node-labels: no node has {labels}: there are no targets")
+    return chosen
 
 
 def _targets(targets: tuple[Target, ...]) -> tuple[frozenset[str], tuple[str, ...], tuple[Notice, ...]]:
@@ -160,37 +255,44 @@ def _targets(targets: tuple[Target, ...]) -> tuple[frozenset[str], tuple[str, ..
     return frozenset(found), tuple(by_size), (notice,)
 
 
-def _families(desired: LoadBalancer, ports: tuple[Port, ...]) -> tuple[bool, tuple[Notice, ...]]:
-    """Whether the load balancer has IPv6 addresses too. Instances are reached by IPv4 in any case."""
-    if IPFamily.IPV6 not in desired.ip_families:
-        return False, ()
+def _families(
+    desired: LoadBalancer, wishes: Wishes, ports: tuple[Port, ...]
+) -> tuple[bool, tuple[Notice, ...]]:
+    """Whether the load balancer has IPv6 addresses too: by the annotation, or by the Service's families.
+    Instances are reached by IPv4 in any case."""
     if IPFamily.IPV4 not in desired.ip_families:
         raise UserError(
             "AWS load balancers reach nodes by IPv4: use IPv4, or IPv4 and IPv6", field="spec.ipFamilies"
         )
-    if all(port.protocol is Protocol.TCP for port in ports):
+    wish = wishes.dual_stack
+    if not (IPFamily.IPV6 in desired.ip_families if wish is None else wish):
+        return False, ()
+    if all(port.protocol in (Protocol.TCP, Protocol.TLS) for port in ports):
         return True, ()
     message = "IPv4 only: with UDP ports the load balancer has no IPv6 addresses"
     return False, (Notice(Severity.WARNING, "IPv6NotServed", message, "IPFamilies"),)
 
 
-def _health_check(port: Port, health_check_node_port: int) -> HealthCheck:
-    """Local: the node says whether it has endpoints. UDP cannot be probed itself; kube-proxy's own health
-    stands for it. TCP: whether the nodePort is answered."""
-    if health_check_node_port:
-        return HealthCheck("HTTP", str(health_check_node_port), "/healthz", healthy=2, unhealthy=2)
-    if port.protocol is Protocol.TCP:
-        return HealthCheck("TCP", "traffic-port", timeout_s=10)
-    return HealthCheck("HTTP", KUBE_PROXY_HEALTH_PORT, "/healthz")
-
-
 def _rules(
-    ports: tuple[Port, ...], source_ranges: tuple[str, ...], dual_stack: bool
+    ports: tuple[Port, ...], source_ranges: tuple[str, ...], access: AccessWish, dual_stack: bool
 ) -> frozenset[IngressRule]:
-    ranges = source_ranges or (("0.0.0.0/0", "::/0") if dual_stack else ("0.0.0.0/0",))
-    return frozenset(
-        IngressRule(protocol.lower(), port.port, str(ipaddress.ip_network(cidr, strict=False)))
+    """None if the Service names groups of its own: nobody is admitted by us then."""
+    if access.groups:
+        return frozenset()
+    everybody = ("0.0.0.0/0", "::/0") if dual_stack else ("0.0.0.0/0",)
+    ranges = source_ranges or (() if access.prefix_lists else everybody)
+    cidrs = tuple(str(ipaddress.ip_network(cidr, strict=False)) for cidr in ranges)
+    rules = {
+        IngressRule(protocol, port.port, source)
         for port in ports
-        for protocol in port.protocol.split("_")
-        for cidr in ranges
-    )
+        for protocol in _transports(port.protocol)
+        for source in (*cidrs, *access.prefix_lists)
+    }
+    if access.path_mtu:
+        # "Fragmentation needed" and "packet too big" (RFC 1191, RFC 8201).
+        rules |= {IngressRule("icmpv6", 2, c) if ":" in c else IngressRule("icmp", 3, c) for c in cidrs}
+    return frozenset(rules)
+
+
+def _transports(protocol: Protocol) -> tuple[str, ...]:
+    return ("tcp",) if protocol is Protocol.TLS else tuple(protocol.lower().split("_"))

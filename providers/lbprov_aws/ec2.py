@@ -50,6 +50,21 @@ def _security_groups(cloud: Cloud, filters: Sequence[Mapping[str, object]]) -> l
     return [decode.security_group(answer) for answer in answers]
 
 
+def named_groups(cloud: Cloud, wishes: Iterable[str], vpc_id: str) -> dict[str, str]:
+    """Ids of the security groups of a VPC, by id and by the value of their tag Name."""
+    found: dict[str, str] = {}
+    ids = [wish for wish in wishes if wish.startswith("sg-")]
+    tagged = [wish for wish in wishes if not wish.startswith("sg-")]
+    for name, values in (("group-id", ids), ("tag:Name", tagged)):
+        if values:
+            filters = [{"Name": name, "Values": values}, {"Name": "vpc-id", "Values": [vpc_id]}]
+            answers = cloud.pages(EC2, "DescribeSecurityGroups", "SecurityGroups", Filters=filters)
+            for answer in sorted(answers, key=lambda a: str(a["GroupId"])):
+                tag = dict(decode.tags(answer.get("Tags", ()))).get("Name", "")
+                found.setdefault(answer["GroupId"] if name == "group-id" else tag, answer["GroupId"])
+    return found
+
+
 def create_security_group(
     cloud: Cloud, *, name: str, vpc_id: str, description: str, tags: Tags
 ) -> SecurityGroupRecord:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from lbprov_aws import decode
@@ -17,13 +17,11 @@ from lbprov_aws.resources import (
     SubnetMapping,
     Tags,
     TargetGroupRecord,
+    Tls,
 )
 
 PER_CALL = 20
 """ARNs or names that one describing call takes (API_DescribeLoadBalancers, API_DescribeTags)."""
-
-_CROSS_ZONE = "load_balancing.cross_zone.enabled"
-_STICKY, _STICKY_TYPE = "stickiness.enabled", "stickiness.type"
 
 T = TypeVar("T")
 
@@ -124,18 +122,23 @@ def has_healthy(cloud: Cloud, group_arn: str) -> bool:
 
 def is_protected(cloud: Cloud, balancer_arn: str) -> bool:
     """Against deletion."""
+    return dict(balancer_attributes(cloud, balancer_arn)).get("deletion_protection.enabled") == "true"
+
+
+def more_certificates(cloud: Cloud, listener_arn: str) -> frozenset[str]:
+    """Those for SNI of a TLS listener."""
+    answers = cloud.pages(ELBV2, "DescribeListenerCertificates", "Certificates", ListenerArn=listener_arn)
+    return decode.more_certificates(answers)
+
+
+def balancer_attributes(cloud: Cloud, balancer_arn: str) -> Tags:
     answer = cloud.call(ELBV2, "DescribeLoadBalancerAttributes", LoadBalancerArn=balancer_arn)
-    return _attribute(answer, "deletion_protection.enabled") == "true"
+    return decode.tags(answer["Attributes"])
 
 
-def cross_zone(cloud: Cloud, balancer_arn: str) -> bool:
-    answer = cloud.call(ELBV2, "DescribeLoadBalancerAttributes", LoadBalancerArn=balancer_arn)
-    return _attribute(answer, _CROSS_ZONE) == "true"
-
-
-def sticky(cloud: Cloud, group_arn: str) -> bool:
+def group_attributes(cloud: Cloud, group_arn: str) -> Tags:
     answer = cloud.call(ELBV2, "DescribeTargetGroupAttributes", TargetGroupArn=group_arn)
-    return _attribute(answer, _STICKY) == "true"
+    return decode.tags(answer["Attributes"])
 
 
 def create_load_balancer(
@@ -172,8 +175,21 @@ def _mapping(mapping: SubnetMapping) -> dict[str, str]:
     return {field: value for field, value in fields.items() if value}
 
 
-def set_security_groups(cloud: Cloud, balancer_arn: str, group_ids: Iterable[str]) -> None:
-    cloud.call(ELBV2, "SetSecurityGroups", LoadBalancerArn=balancer_arn, SecurityGroups=list(group_ids))
+def set_security_groups(
+    cloud: Cloud, balancer_arn: str, group_ids: Iterable[str], *, private_link: bool
+) -> None:
+    """`private_link`: whether they apply to traffic by PrivateLink."""
+    cloud.call(
+        ELBV2,
+        "SetSecurityGroups",
+        LoadBalancerArn=balancer_arn,
+        SecurityGroups=list(group_ids),
+        EnforceSecurityGroupInboundRulesOnPrivateLinkTraffic="on" if private_link else "off",
+    )
+
+
+def set_ip_address_type(cloud: Cloud, balancer_arn: str, type_: str) -> None:
+    cloud.call(ELBV2, "SetIpAddressType", LoadBalancerArn=balancer_arn, IpAddressType=type_)
 
 
 def create_target_group(
@@ -191,7 +207,7 @@ def create_target_group(
         **_check(check),
     )
     group = decode.target_group(answer["TargetGroups"][0], tags)
-    return dataclasses.replace(group, targets=frozenset(), sticky=False)
+    return dataclasses.replace(group, targets=frozenset())
 
 
 def set_health_check(cloud: Cloud, group_arn: str, check: HealthCheck) -> None:
@@ -202,7 +218,7 @@ def set_health_check(cloud: Cloud, group_arn: str, check: HealthCheck) -> None:
 
 def _check(check: HealthCheck) -> dict[str, Any]:
     """All fields, always: AWS's defaults depend on protocol and type."""
-    http = {"HealthCheckPath": check.path, "Matcher": {"HttpCode": "200-399"}} if check.path else {}
+    http = {"HealthCheckPath": check.path, "Matcher": {"HttpCode": check.codes}} if check.path else {}
     return {
         "HealthCheckEnabled": True,
         "HealthCheckProtocol": check.protocol,
@@ -215,21 +231,20 @@ def _check(check: HealthCheck) -> dict[str, Any]:
     }
 
 
-def set_cross_zone(cloud: Cloud, balancer_arn: str) -> None:
-    attributes = [{"Key": _CROSS_ZONE, "Value": "true"}]
+def set_balancer_attributes(cloud: Cloud, balancer_arn: str, values: Tags) -> None:
+    attributes = _pairs(values)
     cloud.call(ELBV2, "ModifyLoadBalancerAttributes", LoadBalancerArn=balancer_arn, Attributes=attributes)
 
 
-def set_sticky(cloud: Cloud, group_arn: str, *, on: bool) -> None:
-    attributes = [{"Key": _STICKY, "Value": "true" if on else "false"}]
-    if on:
-        attributes.append({"Key": _STICKY_TYPE, "Value": "source_ip"})
+def set_group_attributes(cloud: Cloud, group_arn: str, values: Tags) -> None:
+    attributes = _pairs(values)
     cloud.call(ELBV2, "ModifyTargetGroupAttributes", TargetGroupArn=group_arn, Attributes=attributes)
 
 
 def create_listener(
-    cloud: Cloud, *, balancer_arn: str, group_arn: str, port: int, protocol: str, tags: Tags
+    cloud: Cloud, *, balancer_arn: str, group_arn: str, port: int, protocol: str, tls: Tls | None, tags: Tags
 ) -> ListenerRecord:
+    """With the default certificate alone."""
     answer = cloud.call(
         ELBV2,
         "CreateListener",
@@ -238,15 +253,17 @@ def create_listener(
         Protocol=protocol,
         DefaultActions=_forward(group_arn),
         Tags=_pairs(tags),
+        **_tls(tls, new=True),
     )
-    return dataclasses.replace(decode.listener(answer["Listeners"][0]), ours=True)
+    made = decode.listener(answer["Listeners"][0])
+    return dataclasses.replace(made, ours=True, more_certificates=frozenset() if tls else None)
 
 
 def change_listener(
-    cloud: Cloud, arn: str, *, port: int = 0, protocol: str = "", group_arn: str = ""
+    cloud: Cloud, arn: str, *, port: int = 0, protocol: str = "", group_arn: str = "", tls: Tls | None = None
 ) -> ListenerRecord:
-    """What is empty stays as it is."""
-    changes: dict[str, Any] = {}
+    """What is empty stays as it is. The answer knows nothing of certificates for SNI."""
+    changes: dict[str, Any] = _tls(tls, new=False)
     if port:
         changes["Port"] = port
     if protocol:
@@ -255,6 +272,18 @@ def change_listener(
         changes["DefaultActions"] = _forward(group_arn)
     answer = cloud.call(ELBV2, "ModifyListener", ListenerArn=arn, **changes)
     return dataclasses.replace(decode.listener(answer["Listeners"][0]), ours=True)
+
+
+def _tls(tls: Tls | None, *, new: bool) -> dict[str, Any]:
+    if tls is None:
+        return {}
+    alpn = {"AlpnPolicy": [tls.alpn or "None"]} if tls.alpn or not new else {}
+    return {"Certificates": [{"CertificateArn": tls.certificate}], "SslPolicy": tls.policy, **alpn}
+
+
+def change_certificates(cloud: Cloud, operation: str, arn: str, certificates: Iterable[str]) -> None:
+    """`operation`: AddListenerCertificates or RemoveListenerCertificates."""
+    cloud.call(ELBV2, operation, ListenerArn=arn, Certificates=[{"CertificateArn": c} for c in certificates])
 
 
 def _forward(group_arn: str) -> list[dict[str, str]]:
@@ -288,11 +317,6 @@ class ignoring_gone:  # noqa: N801 - reads as a statement
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
         return isinstance(error, Refused) and error.code in GONE
-
-
-def _attribute(answer: Mapping[str, Any], key: str) -> str:
-    """An attribute that is not listed has its default; for all that we use that is false."""
-    return next((str(a["Value"]) for a in answer["Attributes"] if a["Key"] == key), "false")
 
 
 def _pairs(tags_: Tags) -> list[dict[str, str]]:

@@ -11,6 +11,7 @@ from lbprov_aws import elbv2
 from lbprov_aws.address_book import AddressBook
 from lbprov_aws.cloud import Cloud
 from lbprov_aws.inventory import Inventory, conflict
+from lbprov_aws.refused import Refusals
 from lbprov_aws.rejected import RejectedTargets
 from lbprov_aws.resources import (
     LoadBalancerRecord,
@@ -28,6 +29,7 @@ class Hands:
     inventory: Inventory
     addresses: AddressBook
     rejected: RejectedTargets
+    refusals: Refusals
     bindings: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Of the plan under way: step id -> ARN or group id."""
 

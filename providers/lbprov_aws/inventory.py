@@ -352,7 +352,7 @@ def _with_details(record: Record, before: _Entry | None) -> _Entry:
         return _Entry(record)
     had = before.record
     if isinstance(record, LoadBalancerRecord) and isinstance(had, LoadBalancerRecord):
-        record = dataclasses.replace(record, listeners=had.listeners, cross_zone=had.cross_zone)
+        record = dataclasses.replace(record, listeners=had.listeners, attributes=had.attributes)
     elif isinstance(record, TargetGroupRecord) and isinstance(had, TargetGroupRecord):
-        record = dataclasses.replace(record, targets=had.targets, sticky=had.sticky)
+        record = dataclasses.replace(record, targets=had.targets, attributes=had.attributes)
     return _Entry(record, detailed_at_s=before.detailed_at_s)

@@ -29,7 +29,13 @@ REFUSED_IP = "lbprov/refused-ip"
 """AWS's error code for that address, where it was refused when the load balancer was made."""
 SEAL = "lbprov/sealed"
 """A digest of what was verified last (see `seals`)."""
-AFFINITY = "lbprov/session-affinity"
+REQUESTED_SUBNETS = "lbprov/requested-subnets"
+MADE_FOR = (REQUESTED_IP, REFUSED_IP, REQUESTED_SUBNETS)
+"""Of a load balancer: they stay as they were when it was made."""
+ATTRIBUTES = "lbprov/attributes"
+"""Which attributes were asked for (see `extra_mark`), so that they can go back to their default."""
+GROUPS = "lbprov/security-groups"
+"""Ids of security groups that the Service named, so that they can be taken off again."""
 GENERATION = "lbprov/generation"
 """Of a load balancer made in place of another one, and of its target groups and listeners: which they are."""
 RETIRED = "lbprov/retired-at"
@@ -50,6 +56,11 @@ _TAG_TEXT = re.compile(r"[\w .:/=+\-@]*")
 def load_balancer_name(owner: Owner, *, internal: bool, generation: str = "") -> str:
     more = (generation,) if generation else ()
     return _name(owner, "lb", "internal" if internal else "internet-facing", *more)
+
+
+def with_generation(name: str, generation: str) -> str:
+    """A name that was asked for, of another load balancer than the first."""
+    return f"{name[: MAX_NAME - 1 - len(generation)].rstrip('-')}-{generation}" if generation else name
 
 
 def security_group_name(owner: Owner) -> str:

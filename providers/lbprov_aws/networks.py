@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from lbprov.api import ProviderError, UserError
-from lbprov_aws import ec2, subnets
+from lbprov_aws import ec2, peer_annotations, subnets
 from lbprov_aws.cloud import Cloud
 from lbprov_aws.desired import Wanted
 from lbprov_aws.placement import Placement, check_region
-from lbprov_aws.resources import Network, Subnet
-from lbprov_aws.wishes import SUBNETS
+from lbprov_aws.resources import Network, Subnet, Tags, as_tags
 
 MAX_AGE_S = 600.0
 """Networks change seldom, and only new load balancers look."""
@@ -45,6 +45,22 @@ class Networks:
         self._subnet_ids = subnet_ids
         self._lock = threading.Lock()
         self._seen: dict[tuple[str, ...], _Seen] = {}
+        self._groups: dict[tuple[str, ...], tuple[Tags, float]] = {}
+
+    def standing(self, subnet_ids: tuple[str, ...]) -> tuple[Subnet, ...]:
+        """The subnets that a load balancer stands in."""
+        return self._remembered(subnet_ids, self._look_up_named)
+
+    def groups(self, wishes: tuple[str, ...], vpc_id: str) -> tuple[tuple[str, str], ...]:
+        """Of security groups that a Service names, id or tag Name -> id; those that do not exist are
+        missing."""
+        with self._lock:
+            now_s = self._now_s()
+            seen, at_s = self._groups.get((vpc_id, *wishes), ((), -math.inf))
+            if now_s - at_s >= MAX_AGE_S:
+                seen = as_tags(ec2.named_groups(self._cloud, wishes, vpc_id))
+                self._groups[(vpc_id, *wishes)] = (seen, now_s)
+            return seen
 
     def find(self, wanted: Wanted, wishes: tuple[str, ...]) -> Network:
         """`wishes`: the subnets that the Service names. Raises `UserError` for those, `ProviderError` for
@@ -55,7 +71,7 @@ class Networks:
             if isinstance(network, Network):
                 return network
             if wishes:
-                raise UserError(network, field=f"metadata.annotations[{SUBNETS}]")
+                raise UserError(network, field=peer_annotations.field(peer_annotations.SUBNETS))
             raise ProviderError(f"--provider-option subnet-ids: {network}", retryable=False)
         vpc_id = self._find_vpc(wanted.targets)
         found = self._remembered((vpc_id,), self._look_up_vpc)

@@ -13,6 +13,7 @@ from lbprov_aws.desired import Wanted, want
 from lbprov_aws.inventory import Inventory
 from lbprov_aws.networks import Networks
 from lbprov_aws.refusals import GONE, Refused
+from lbprov_aws.refused import Refusals
 from lbprov_aws.rejected import RejectedTargets
 from lbprov_aws.resources import (
     Address,
@@ -20,10 +21,10 @@ from lbprov_aws.resources import (
     Network,
     Observed,
     SecurityGroupRecord,
+    Subnet,
     TargetGroupRecord,
 )
 from lbprov_aws.succession import Cast
-from lbprov_aws.wishes import read_wishes
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class Observer:
         networks: Networks,
         address_book: AddressBook,
         rejected: RejectedTargets,
+        refusals: Refusals,
         times: Times,
     ) -> None:
         self._cloud = cloud
@@ -50,6 +52,7 @@ class Observer:
         self._networks = networks
         self._address_book = address_book
         self._rejected = rejected
+        self._refusals = refusals
         self._times = times
 
     def observe(self, owner: Owner, desired: LoadBalancer | None, *, fresh: bool) -> Observed:
@@ -63,6 +66,7 @@ class Observer:
         self._inventory.verify(owner)
         if desired is None:
             self._address_book.withdraw(owner)
+            self._refusals.forget(owner)
             return self._listed(owner)
         try:
             return self._detailed(desired)
@@ -120,7 +124,7 @@ class Observer:
         vpc_id = live.vpc_id if live else (network.vpc_id if network else "")
         groups = tuple(self._with_targets(group, wanted) for group in observed.target_groups)
         balancers = tuple(
-            b if b in cast.superfluous else self._with_listeners(b, wanted, succession.groups_of(groups, b))
+            b if b in cast.superfluous else self._with_details(b, wanted, succession.groups_of(groups, b))
             for b in observed.load_balancers
         )
         return dataclasses.replace(
@@ -134,20 +138,58 @@ class Observer:
             protected=self._protected(observed, cast, begins=begins),
             rejected=self._rejected.now(),
             once_rejected=self._rejected.ever(),
+            refused=self._refusals.of(desired.owner),
+            standing=self._standing(wanted, live),
+            groups=self._security_groups(wanted, live, vpc_id),
         )
 
-    def _with_listeners(
+    def _standing(self, wanted: Wanted, live: LoadBalancerRecord | None) -> tuple[Subnet, ...]:
+        """Where it matters: for a load balancer that is to get IPv6 addresses."""
+        if live is None or not wanted.dual_stack or live.ip_address_type == "dualstack":
+            return ()
+        return self._networks.standing(tuple(sorted(zone.subnet_id for zone in live.zones)))
+
+    def _security_groups(
+        self, wanted: Wanted, live: LoadBalancerRecord | None, vpc_id: str
+    ) -> tuple[tuple[str, str], ...]:
+        """What is attached need not be looked up."""
+        wishes = (*wanted.access.groups, *wanted.access.extra_groups)
+        if live is not None and set(wishes) <= set(live.security_groups):
+            return tuple((wish, wish) for wish in wishes)
+        return self._networks.groups(wishes, vpc_id) if wishes else ()
+
+    def _with_details(
         self, live: LoadBalancerRecord, wanted: Wanted, groups: Iterable[TargetGroupRecord]
     ) -> LoadBalancerRecord:
         known = live
         if not self._inventory.is_detailed(live.arn):
-            cross_zone = elbv2.cross_zone(self._cloud, live.arn) if len(live.zones) == 1 else None
             listeners = elbv2.listeners(self._cloud, live.arn)
-            live = dataclasses.replace(live, listeners=listeners, cross_zone=cross_zone)
+            live = dataclasses.replace(live, listeners=listeners, attributes=None)
+        asked = wanted.attributes or names.ATTRIBUTES in dict(live.tags) or len(live.zones) == 1
+        if live.attributes is None and asked:
+            live = dataclasses.replace(live, attributes=elbv2.balancer_attributes(self._cloud, live.arn))
+        live = self._with_certificates(live, wanted)
         live = self._with_marks(live, wanted, groups)
         if live is not known:
             self._inventory.learn(live)
         return live
+
+    def _with_certificates(self, live: LoadBalancerRecord, wanted: Wanted) -> LoadBalancerRecord:
+        """Those for SNI, where listeners are to speak TLS."""
+        if all(port.tls is None for port in wanted.ports):
+            return live
+        unread = {
+            x.arn: elbv2.more_certificates(self._cloud, x.arn)
+            for x in live.listeners or ()
+            if x.protocol == "TLS" and x.more_certificates is None
+        }
+        if not unread:
+            return live
+        listeners = tuple(
+            dataclasses.replace(x, more_certificates=unread[x.arn]) if x.arn in unread else x
+            for x in live.listeners or ()
+        )
+        return dataclasses.replace(live, listeners=listeners)
 
     def _healthy(self, cast: Cast, groups: Iterable[TargetGroupRecord]) -> frozenset[str]:
         """Asked anew each time: it is what is waited for."""
@@ -188,12 +230,12 @@ class Observer:
         return dataclasses.replace(live, listeners=marked)
 
     def _with_targets(self, group: TargetGroupRecord, wanted: Wanted) -> TargetGroupRecord:
-        marked = names.AFFINITY in dict(group.tags)
         known = group
         if not self._inventory.is_detailed(group.arn):
-            group = dataclasses.replace(group, targets=elbv2.targets(self._cloud, group.arn), sticky=None)
-        if group.sticky is None and (marked or wanted.sticky):
-            group = dataclasses.replace(group, sticky=elbv2.sticky(self._cloud, group.arn))
+            group = dataclasses.replace(group, targets=elbv2.targets(self._cloud, group.arn), attributes=None)
+        asked = wanted.attributes_of(plan_targets.group_id(group)) or names.ATTRIBUTES in dict(group.tags)
+        if group.attributes is None and asked:
+            group = dataclasses.replace(group, attributes=elbv2.group_attributes(self._cloud, group.arn))
         if group is not known:
             self._inventory.learn(group)
         return group
@@ -208,7 +250,7 @@ class Observer:
                 return None
             if not addresses.needs_subnets(wish, internal=wanted.internal):
                 return None
-        return self._networks.find(wanted, read_wishes(desired).subnets)
+        return self._networks.find(wanted, wanted.subnets)
 
     def _address(
         self, desired: LoadBalancer, wanted: Wanted, live: LoadBalancerRecord | None
@@ -235,9 +277,9 @@ def _names(
     there = {group.name for group in groups}
     generation = names.generation_of(live.tags) if live else ""
     wanted_names = {
-        names.target_group_name(wanted.owner, port.protocol, port.node_port, vpc_id, generation)
+        names.target_group_name(wanted.owner, port.group_protocol, port.node_port, vpc_id, generation)
         for port in wanted.ports
     }
     if live is None:
-        wanted_names.add(names.load_balancer_name(wanted.owner, internal=wanted.internal))
+        wanted_names.add(wanted.balancer_name)
     return wanted_names - there

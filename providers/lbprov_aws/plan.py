@@ -7,21 +7,30 @@ What is taken away goes last, in the opposite order, so that nothing is missing 
 
 from __future__ import annotations
 
-from lbprov.api import Action, LoadBalancer, Notice, Plan, Severity, Step, UserError
-from lbprov_aws import addresses, names, plan_listeners, plan_targets, writes
+from dataclasses import dataclass
+
+from lbprov.api import Action, Change, LoadBalancer, Notice, Plan, Severity, Step, UserError
+from lbprov_aws import (
+    addresses,
+    attributes,
+    names,
+    plan_attributes,
+    plan_listeners,
+    plan_security,
+    plan_targets,
+    refused,
+    settled,
+    writes,
+)
 from lbprov_aws.desired import Wanted, want_of
 from lbprov_aws.resources import (
-    IngressRule,
     LoadBalancerRecord,
     Network,
     Observed,
     SecurityGroupRecord,
+    Tags,
     as_tags,
 )
-from lbprov_aws.tags import tag_steps
-
-RULES_PER_GROUP = 60
-"""The default quota of inbound rules of a security group, of each family ("Amazon VPC quotas")."""
 
 LB, SG = "lb", "sg"
 """The step ids of the load balancer and its security group."""
@@ -38,8 +47,8 @@ def of_sealed(desired: LoadBalancer, observed: Observed) -> Plan:
     assert live is not None
     wanted = want_of(desired, observed.generation)
     _refuse_taken(observed)
-    _, _, notices = _keep(desired, wanted, observed, live)
-    return Plan(desired.owner, (), (*notices, *wanted.notices), _bindings(observed, {}))
+    told = _keep(desired, wanted, observed, live).notices
+    return Plan(desired.owner, (), (*told, *wanted.notices), _bindings(observed, {}))
 
 
 def _remove(observed: Observed) -> Plan:
@@ -61,31 +70,38 @@ def _converge(desired: LoadBalancer, observed: Observed) -> Plan:
     network = observed.network
     if live is None:
         assert network is not None, "observe finds a network for a load balancer that does not exist"
-        balancer, cross_zone, notices = _create(desired, wanted, observed, network)
+        balancer = _create(desired, wanted, observed, network)
         vpc_id = network.vpc_id
     else:
-        balancer, cross_zone, notices = _keep(desired, wanted, observed, live)
+        balancer = _keep(desired, wanted, observed, live)
         vpc_id = live.vpc_id
-    allow, revoke = _ingress(wanted, observed.security_group)
+    rules = plan_security.rules(wanted, observed)
     targets = plan_targets.plan(wanted, observed, vpc_id)
-    listeners = plan_listeners.plan(wanted, live, targets.known)
+    listeners = plan_listeners.plan(wanted, live, targets.known, dict(observed.refused))
     steps = (
-        *_security_group(wanted, observed, vpc_id),
-        *(revoke if _must_revoke_first(wanted, observed.security_group) else ()),
-        *allow,
-        *balancer,
+        *plan_security.own_group(wanted, observed, vpc_id),
+        *(rules.revoke if rules.revoke_first else ()),
+        *rules.allow,
+        *balancer.before,
         *targets.before,
-        *cross_zone,
         *listeners.steps,
+        *balancer.after,
         *targets.after,
-        *(() if _must_revoke_first(wanted, observed.security_group) else revoke),
-        *_superfluous(observed),
+        *(() if rules.revoke_first else rules.revoke),
+        *_superfluous(wanted, observed),
     )
     foreign = _foreign(observed, listeners.foreign, listeners.blocked)
     return Plan(
         owner=desired.owner,
         steps=steps,
-        notices=(*notices, *wanted.notices, *targets.notices, *foreign),
+        notices=(
+            *balancer.notices,
+            *wanted.notices,
+            *targets.notices,
+            *plan_security.missing_notices(wanted, observed),
+            *refused.notices(wanted, observed.refused),
+            *foreign,
+        ),
         bindings=_bindings(observed, targets.known),
     )
 
@@ -109,130 +125,113 @@ def _refuse_taken(observed: Observed) -> None:
         )
 
 
-def _create(
-    desired: LoadBalancer, wanted: Wanted, observed: Observed, network: Network
-) -> tuple[list[Step], list[Step], list[Notice]]:
-    """The steps that make it, those for after its target groups are made, and what is to be said."""
+@dataclass(frozen=True, slots=True)
+class _Balancer:
+    """The load balancer's own part: steps `before` its listeners and `after` them, and what is to be said."""
+
+    before: list[Step]
+    after: list[Step]
+    notices: list[Notice]
+
+
+def _create(desired: LoadBalancer, wanted: Wanted, observed: Observed, network: Network) -> _Balancer:
+    plan_security.refuse_missing(wanted, observed)
     placement = addresses.place(desired, wanted, network, observed.address, observed.region)
     dual_stack = wanted.dual_stack and all(s.ipv6_cidrs for s in network.subnets)
-    tags = wanted.tags(LB)
+    tags = {**wanted.tags(LB), **settled.made_for(wanted), **plan_security.marks(wanted, observed)}
     if desired.requested_ip:
         tags[names.REQUESTED_IP] = names.tag_text(desired.requested_ip)
     body = writes.CreateLoadBalancer(
         owner=wanted.owner,
-        name=names.load_balancer_name(wanted.owner, internal=wanted.internal, generation=wanted.generation),
+        name=wanted.balancer_name,
         internal=wanted.internal,
         ip_address_type="dualstack" if dual_stack else "ipv4",
         mappings=placement.mappings,
-        group_ref=SG,
+        group_ref=plan_security.own_ref(wanted),
         tags=as_tags(tags),
         requested_ip=desired.requested_ip,
         fallback=placement.fallback,
+        more_groups=plan_security.named(wanted, observed),
     )
     places = ", ".join(mapping.zone for mapping in body.mappings)
     if any(mapping.has_address for mapping in body.mappings):
         places += f" at {addresses.canonical(desired.requested_ip)}"
     scheme = "internal" if wanted.internal else "internet-facing"
     step = Step(Action.CREATE, "load balancer", LB, f"{scheme}, in {places}", body.name, body=body)
+    after = plan_attributes.of_new(wanted, observed, LB, body.name, _attributes(wanted, len(body.mappings)))
+    if wanted.access.private_link is False:
+        groups = writes.SetSecurityGroups(wanted.owner, LB, body.group_ref, body.more_groups, False)
+        why = "PrivateLink is to be treated otherwise"
+        after.append(Step(Action.UPDATE, "load balancer security groups", LB, why, body.name, body=groups))
     notices = (placement.notice, _families_notice(wanted, dual_stack))
-    cross_zone = [_cross_zone(wanted, body.name)] if len(body.mappings) == 1 else []
-    return [step], cross_zone, [n for n in notices if n is not None]
+    return _Balancer([step], after, [n for n in notices if n is not None])
 
 
-def _keep(
-    desired: LoadBalancer, wanted: Wanted, observed: Observed, live: LoadBalancerRecord
-) -> tuple[list[Step], list[Step], list[Notice]]:
-    """As `_create`. A load balancer that exists keeps its zones, its addresses and its scheme."""
-    steps: list[Step] = []
-    group = observed.security_group
-    if group is None or group.group_id not in live.security_groups:
-        body = writes.SetSecurityGroups(wanted.owner, LB, SG, live.security_groups)
-        reason = "its security group is not attached"
-        steps.append(Step(Action.UPDATE, "load balancer security groups", LB, reason, live.name, body=body))
-    extra = {k: v for k, v in live.tags if k in (names.REQUESTED_IP, names.REFUSED_IP)}
-    steps += tag_steps(wanted.owner, live, {**wanted.tags(LB), **extra})
+def _keep(desired: LoadBalancer, wanted: Wanted, observed: Observed, live: LoadBalancerRecord) -> _Balancer:
+    """A load balancer that exists keeps its zones, its addresses, its scheme and its name."""
+    groups = plan_security.attach(wanted, observed, live)
+    marked = plan_attributes.of_record(
+        wanted,
+        observed,
+        LB,
+        live,
+        _attributes(wanted, len(live.zones)),
+        plan_security.marks(wanted, observed),
+    )
+    before = [*groups, *marked] if plan_security.takes_off(wanted, observed, live) else [*marked, *groups]
+    after: list[Step] = []
+    dual_stack = live.ip_address_type == "dualstack"
+    if wanted.dual_stack != dual_stack and (dual_stack or _has_ipv6(observed, live)):
+        step = _ip_address_type(wanted, live)
+        # UDP listeners exist only while it is IPv4, so it turns to that before them and from it after them.
+        (before if dual_stack else after).append(step)
+        dual_stack = wanted.dual_stack
     notices = (
         addresses.judge(desired, wanted, live, observed.network, observed.address, observed.region),
-        _families_notice(wanted, live.ip_address_type == "dualstack"),
-        _scheme_notice(wanted, live),
+        _families_notice(wanted, dual_stack),
+        *(difference.notice for difference in settled.differences(wanted, live)),
     )
-    off = live.cross_zone is False and len(live.zones) == 1
-    cross_zone = [_cross_zone(wanted, live.name)] if off else []
-    return steps, cross_zone, [n for n in notices if n is not None]
+    return _Balancer(before, after, [n for n in notices if n is not None])
 
 
-def _cross_zone(wanted: Wanted, name: str) -> Step:
-    reason = "cross-zone on: it stands in one zone and serves the nodes of all"
-    body = writes.SetCrossZone(wanted.owner, LB)
-    return Step(Action.UPDATE, "load balancer attributes", LB, reason, name, body=body)
+def _attributes(wanted: Wanted, zones: int) -> Tags:
+    """One that stands in one zone serves the nodes of all, unless the Service says otherwise."""
+    usual = {attributes.CROSS_ZONE: "true"} if zones == 1 else {}
+    return as_tags({**usual, **dict(wanted.attributes)})
+
+
+def _has_ipv6(observed: Observed, live: LoadBalancerRecord) -> bool:
+    """Whether every subnet that it stands in has an IPv6 range."""
+    found = {s.subnet_id for s in observed.standing if s.ipv6_cidrs}
+    return {zone.subnet_id for zone in live.zones} <= found
+
+
+def _ip_address_type(wanted: Wanted, live: LoadBalancerRecord) -> Step:
+    type_ = "dualstack" if wanted.dual_stack else "ipv4"
+    change = Change("type", live.ip_address_type, type_)
+    body = writes.SetIpAddressType(wanted.owner, LB, type_)
+    why = "the Service asks for it"
+    return Step(Action.UPDATE, "load balancer addresses", LB, why, live.name, (change,), body)
 
 
 def _families_notice(wanted: Wanted, dual_stack: bool) -> Notice | None:
     if dual_stack or not wanted.dual_stack:
         return None
-    message = (
-        "IPv4 only: a load balancer gets IPv6 addresses when it is made, in subnets that all have "
-        "an IPv6 range"
-    )
+    message = "IPv4 only: IPv6 addresses need subnets that all have an IPv6 range"
     return Notice(Severity.WARNING, "IPv6NotServed", message, "IPFamilies")
 
 
-def _scheme_notice(wanted: Wanted, live: LoadBalancerRecord) -> Notice | None:
-    if wanted.internal == live.internal:
-        return None
-    is_, wish = ("internal", "internet-facing") if live.internal else ("internet-facing", "internal")
-    message = f"the load balancer stays {is_}: AWS cannot make it {wish}; {names.REPLACE_REMEDY}"
-    return Notice(Severity.WARNING, "SchemeChangeIgnored", message, "Scheme")
-
-
-def _security_group(wanted: Wanted, observed: Observed, vpc_id: str) -> list[Step]:
-    group = observed.security_group
-    if group is not None:
-        return tag_steps(wanted.owner, group, wanted.tags(SG))
-    name = names.security_group_name(wanted.owner)
-    description = f"Load balancer of Service {wanted.owner.service} (lbprov)"
-    body = writes.CreateSecurityGroup(wanted.owner, name, vpc_id, description, as_tags(wanted.tags(SG)))
-    return [Step(Action.CREATE, "security group", SG, "it says who may connect", name, body=body)]
-
-
-def _ingress(wanted: Wanted, group: SecurityGroupRecord | None) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
-    """Rules to add and rules to take away, each as one write. One that somebody else made counts as there."""
-    ours = group.rules if group else frozenset()
-    there = ours | (group.foreign_rules if group else frozenset())
-    name = group.name if group else ""
-    missing, superfluous = tuple(sorted(wanted.rules - there)), tuple(sorted(ours - wanted.rules))
-    allow: tuple[Step, ...] = ()
-    revoke: tuple[Step, ...] = ()
-    if missing:
-        body = writes.AllowIngress(wanted.owner, SG, missing)
-        allow = (Step(Action.CREATE, "ingress rules", f"{SG}:allow", _listed(missing), name, body=body),)
-    if superfluous:
-        revoked = writes.RevokeIngress(wanted.owner, SG, superfluous)
-        reason = _listed(superfluous)
-        revoke = (Step(Action.DELETE, "ingress rules", f"{SG}:revoke", reason, name, body=revoked),)
-    return allow, revoke
-
-
-def _must_revoke_first(wanted: Wanted, group: SecurityGroupRecord | None) -> bool:
-    """Whether old and new rules do not fit into the group together. Otherwise nobody is locked out for a
-    moment: the new ones come first."""
-    if group is None:
-        return False
-    together = wanted.rules | group.rules | group.foreign_rules
-    ipv6 = sum(":" in rule.cidr for rule in together)
-    return max(ipv6, len(together) - ipv6) + group.other_rules > RULES_PER_GROUP
-
-
-def _listed(rules: tuple[IngressRule, ...]) -> str:
-    shown = ", ".join(str(rule) for rule in rules[:4])
-    return shown + (f" and {len(rules) - 4} more" if len(rules) > 4 else "")
-
-
-def _superfluous(observed: Observed) -> list[Step]:
-    """What a crash or two controllers at once may have left: more than one of what there should be one."""
+def _superfluous(wanted: Wanted, observed: Observed) -> list[Step]:
+    """What a crash or two controllers at once may have left: more than one of what there should be one; and
+    our own security group, where the Service names others."""
     why = "a second one of this Service"
+    needed = plan_security.own_ref(wanted) or not plan_security.are_known(wanted, observed)
+    unused = (
+        [] if needed else [g for g in observed.security_groups[:1] if g.group_id not in observed.attached]
+    )
     return [
         *(delete_load_balancer(observed, lb, why) for lb in observed.load_balancers[1:]),
+        *(_delete_security_group(observed, group, "the Service names others") for group in unused),
         *(_delete_security_group(observed, group, why) for group in observed.security_groups[1:]),
     ]
 

@@ -1,7 +1,7 @@
 """Target groups and the nodes in them: the part of the plan behind the listeners. Pure.
 
 A target group is known by its protocol and nodePort, which cannot be changed on it. Health checks,
-stickiness, tags and targets are changed in place.
+attributes, tags and targets are changed in place.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from lbprov.api import Action, Change, Notice, Owner, Severity, Step
-from lbprov_aws import names, writes
+from lbprov_aws import names, plan_attributes, writes
 from lbprov_aws.desired import Port, Wanted
-from lbprov_aws.resources import HealthCheck, Observed, TargetGroupRecord, as_tags
-from lbprov_aws.tags import tag_steps
+from lbprov_aws.resources import Observed, TargetGroupRecord, as_tags
 
 TARGETS_PER_CALL = 200
 
@@ -35,14 +34,14 @@ def plan(wanted: Wanted, observed: Observed, vpc_id: str) -> TargetPlan:
     leaving: list[Step] = []
     known: dict[str, str] = {}
     by_id = groups_by_id(observed.target_groups, vpc_id)
-    for port, health_check in _groups(wanted):
+    for port in _groups(wanted):
         record = by_id.get(port.group_id)
         if record is None:
-            before += _create(wanted, port, health_check, vpc_id)
+            before += _create(wanted, observed, port, vpc_id)
             joining += _register(wanted, port.group_id, wanted.targets - observed.rejected, observed)
             continue
         known[port.group_id] = record.arn
-        before += _update(wanted, port, health_check, record)
+        before += _update(wanted, observed, port, record)
         joined, left = _difference(wanted, observed, record)
         joining += _register(wanted, port.group_id, joined, observed)
         leaving += _deregister(wanted, port.group_id, left)
@@ -56,58 +55,55 @@ def delete(owner: Owner, group: TargetGroupRecord, why: str) -> Step:
     return Step(Action.DELETE, "target group", group.arn, why, group.name, body=body, disruptive=True)
 
 
-def _groups(wanted: Wanted) -> Iterator[tuple[Port, HealthCheck]]:
+def _groups(wanted: Wanted) -> Iterator[Port]:
     """Each target group once, whatever the number of listeners in front of it."""
     seen: set[str] = set()
-    for port, health_check in zip(wanted.ports, wanted.health_checks, strict=True):
+    for port in wanted.ports:
         if port.group_id not in seen:
             seen.add(port.group_id)
-            yield port, health_check
+            yield port
 
 
 def groups_by_id(groups: Iterable[TargetGroupRecord], vpc_id: str) -> dict[str, TargetGroupRecord]:
     found: dict[str, TargetGroupRecord] = {}
     for group in groups:
         if group.vpc_id == vpc_id:
-            found.setdefault(f"tg:{group.port}-{group.protocol.lower()}", group)
+            found.setdefault(group_id(group), group)
     return found
 
 
-def _create(wanted: Wanted, port: Port, health_check: HealthCheck, vpc_id: str) -> Iterator[Step]:
-    name = names.target_group_name(wanted.owner, port.protocol, port.node_port, vpc_id, wanted.generation)
+def group_id(group: TargetGroupRecord) -> str:
+    """The step id that a target group has in plans (see `desired.Port.group_id`)."""
+    return f"tg:{group.port}-{group.protocol.lower()}"
+
+
+def _create(wanted: Wanted, observed: Observed, port: Port, vpc_id: str) -> Iterator[Step]:
+    name = names.target_group_name(
+        wanted.owner, port.group_protocol, port.node_port, vpc_id, wanted.generation
+    )
     body = writes.CreateTargetGroup(
         owner=wanted.owner,
         name=name,
         vpc_id=vpc_id,
-        protocol=port.protocol,
+        protocol=port.group_protocol,
         port=port.node_port,
-        health_check=health_check,
+        health_check=port.check,
         tags=as_tags(wanted.tags(port.group_id)),
     )
-    reason = f"nodePort {port.node_port}/{port.protocol}, health by {health_check}"
+    reason = f"nodePort {port.node_port}/{port.group_protocol}, health by {port.check}"
     yield Step(Action.CREATE, "target group", port.group_id, reason, name, body=body)
-    if wanted.sticky:
-        yield _stickiness(wanted, port.group_id, name)
+    yield from plan_attributes.of_new(
+        wanted, observed, port.group_id, name, port.attributes, port.group_protocol
+    )
 
 
-def _update(
-    wanted: Wanted, port: Port, health_check: HealthCheck, record: TargetGroupRecord
-) -> Iterator[Step]:
-    if record.health_check != health_check:
-        body = writes.SetHealthCheck(wanted.owner, record.arn, health_check)
-        change = Change("check", str(record.health_check), str(health_check))
+def _update(wanted: Wanted, observed: Observed, port: Port, record: TargetGroupRecord) -> Iterator[Step]:
+    if record.health_check != port.check:
+        body = writes.SetHealthCheck(wanted.owner, record.arn, port.check)
+        change = Change("check", str(record.health_check), str(port.check))
         reason = "it differs from what the Service asks for"
         yield Step(Action.UPDATE, "health check", port.group_id, reason, record.name, (change,), body)
-    tags = tag_steps(wanted.owner, record, wanted.tags(port.group_id))
-    sticky = [] if wanted.sticky is bool(record.sticky) else [_stickiness(wanted, port.group_id, record.name)]
-    # The tag says that the attribute is worth reading: it is there before the one and until after the other.
-    yield from (*tags, *sticky) if wanted.sticky else (*sticky, *tags)
-
-
-def _stickiness(wanted: Wanted, group_id: str, name: str) -> Step:
-    body = writes.SetStickiness(wanted.owner, group_id, wanted.sticky)
-    reason = f"sessionAffinity is {'ClientIP' if wanted.sticky else 'None'}"
-    return Step(Action.UPDATE, "target group attributes", group_id, reason, name, body=body)
+    yield from plan_attributes.of_record(wanted, observed, port.group_id, record, port.attributes)
 
 
 def _difference(

@@ -26,6 +26,7 @@ from lbprov_aws.inventory import Inventory
 from lbprov_aws.networks import Networks
 from lbprov_aws.observe import Observer, Times
 from lbprov_aws.placement import Placement
+from lbprov_aws.refused import Refusals
 from lbprov_aws.rejected import RejectedTargets
 from lbprov_aws.resources import Observed
 from lbprov_aws.seal_book import SealBook
@@ -56,9 +57,12 @@ class AwsProvider:
             vpc_id=config.vpc_id,
             subnet_ids=config.subnet_ids,
         )
-        self._hands = Hands(self._cloud, self._inventory, address_book, rejected)
+        refusals = Refusals(context.now_s)
+        self._hands = Hands(self._cloud, self._inventory, address_book, rejected, refusals)
         times = Times(context.wall_s, config.drain_s, config.patience_s)
-        self._observer = Observer(self._cloud, self._inventory, networks, address_book, rejected, times)
+        self._observer = Observer(
+            self._cloud, self._inventory, networks, address_book, rejected, refusals, times
+        )
         recheck_s = 0.0 if context.read_only else context.recheck_s
         self._seal_book = SealBook(self._cloud, self._inventory, self._observer, context.now_s, recheck_s)
         self._read_only = context.read_only

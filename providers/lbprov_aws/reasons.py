@@ -57,7 +57,34 @@ REASONS = (
         "AnnotationsIgnored",
         _W,
         "Annotations",
-        "Annotations of other AWS controllers that are not supported, or not valid, and have no effect.",
+        "Annotations of other AWS controllers that are not supported, or not valid, and have no effect; "
+        "[aws-annotations.md](aws-annotations.md) lists all.",
+    ),
+    ReasonDoc(
+        "AnnotationRefused",
+        _W,
+        "Refused",
+        "AWS refuses what an annotation asks for (a certificate that does not exist, a bucket that cannot be "
+        "written to), for the reason in the message. The rest is served; it is tried again after 10 "
+        "minutes, or when the annotation changes.",
+    ),
+    ReasonDoc(
+        "SecurityGroupNotFound",
+        _W,
+        "SecurityGroups",
+        "A security group that the Service names does not exist. What is attached stays until it does.",
+    ),
+    ReasonDoc(
+        "NameChangeIgnored",
+        _W,
+        "Name",
+        "A load balancer cannot be renamed. Make the Service anew.",
+    ),
+    ReasonDoc(
+        "SubnetsChangeIgnored",
+        _W,
+        "Subnets",
+        "A load balancer stays in the subnets that it was made in. Make the Service anew.",
     ),
     ReasonDoc(
         "SchemeChangeIgnored",

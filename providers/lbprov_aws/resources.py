@@ -22,17 +22,37 @@ def as_tags(pairs: Mapping[str, str]) -> Tags:
 
 
 class Protocol(StrEnum):
-    """Of a listener and of a target group; both always have the same."""
+    """Of a listener and of a target group; both have the same, unless the listener speaks TLS."""
 
     TCP = "TCP"
     UDP = "UDP"
     TCP_UDP = "TCP_UDP"
+    TLS = "TLS"
+
+
+DEFAULT_POLICY = "ELBSecurityPolicy-2016-08"
+"""Of a TLS listener that names none (API_CreateListener, SslPolicy)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """How a TLS listener speaks; `more_certificates` are for SNI. `certificate` empty: it is asked for TLS
+    and has no certificate that could be used, so it is not made; plain text must not take its place."""
+
+    certificate: str
+    more_certificates: frozenset[str] = frozenset()
+    policy: str = DEFAULT_POLICY
+    alpn: str = ""
+
+
+DEFAULT_CODES = "200-399"
+"""HTTP codes of a healthy target, as AWS has it for Network Load Balancers."""
 
 
 @dataclass(frozen=True, slots=True)
 class HealthCheck:
-    """`port`: a number or "traffic-port". `path` only for HTTP. Interval 5-300 s, timeout 2-120 s,
-    thresholds 2-10 (API_CreateTargetGroup)."""
+    """`port`: a number or "traffic-port". `path` and `codes` only for HTTP and HTTPS. Interval 5-300 s,
+    timeout 2-120 s, thresholds 2-10 (API_CreateTargetGroup)."""
 
     protocol: str
     port: str
@@ -41,15 +61,20 @@ class HealthCheck:
     timeout_s: int = 6
     healthy: int = 3
     unhealthy: int = 3
+    codes: str = ""
 
     def __str__(self) -> str:
         where = f"{self.protocol} {self.port}{self.path}"
-        return f"{where} every {self.interval_s} s, {self.healthy}/{self.unhealthy}"
+        codes = f" ({self.codes})" if self.codes not in ("", DEFAULT_CODES) else ""
+        usual = 10 if self.protocol == "TCP" else 6
+        timeout = f" (timeout {self.timeout_s} s)" if self.timeout_s != usual else ""
+        return f"{where}{codes} every {self.interval_s} s{timeout}, {self.healthy}/{self.unhealthy}"
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class IngressRule:
-    """An inbound rule of a security group. `protocol` as EC2 spells it: tcp, udp. `cidr` of either family."""
+    """An inbound rule of a security group. `protocol` as EC2 spells it: tcp, udp, icmp, icmpv6; of the
+    latter two `port` is the message's type. `cidr` of either family, or the id of a prefix list."""
 
     protocol: str
     port: int
@@ -86,19 +111,25 @@ class ZoneRecord:
 
 @dataclass(frozen=True, slots=True)
 class ListenerRecord:
-    """`ours` None: nobody needed to know (its tags were not read)."""
+    """`ours` None: nobody needed to know (its tags were not read). The rest only of TLS: `certificate` the
+    default one, `more_certificates` those for SNI (None: not read)."""
 
     arn: str
     port: int
     protocol: str
     target_group_arn: str = ""
     ours: bool | None = None
+    certificate: str = ""
+    policy: str = ""
+    alpn: str = ""
+    more_certificates: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class LoadBalancerRecord:
-    """`listeners` None: not read. `cross_zone` None: not read (matters where there is one zone only).
-    `created_at`: RFC 3339."""
+    """`listeners` None: not read. `attributes` None: not read, as nobody asked for any (all are at their
+    default). `private_link`: whether its security groups apply to traffic by PrivateLink. `created_at`:
+    RFC 3339."""
 
     arn: str
     name: str
@@ -111,7 +142,8 @@ class LoadBalancerRecord:
     security_groups: tuple[str, ...]
     tags: Tags = ()
     listeners: tuple[ListenerRecord, ...] | None = None
-    cross_zone: bool | None = None
+    attributes: Tags | None = None
+    private_link: bool = True
     created_at: str = ""
 
     @property
@@ -125,7 +157,8 @@ class LoadBalancerRecord:
 
 @dataclass(frozen=True, slots=True)
 class TargetGroupRecord:
-    """`targets` None: not read; instance ids, without those that are draining. `sticky` None: not read."""
+    """`targets` None: not read; instance ids, without those that are draining. `attributes` None: not read,
+    as nobody asked for any (all are at their default)."""
 
     arn: str
     name: str
@@ -135,7 +168,7 @@ class TargetGroupRecord:
     health_check: HealthCheck
     tags: Tags = ()
     targets: frozenset[str] | None = None
-    sticky: bool | None = None
+    attributes: Tags | None = None
 
     @property
     def key(self) -> str:
@@ -160,7 +193,8 @@ class SecurityGroupRecord:
         return self.group_id
 
 
-Record = LoadBalancerRecord | TargetGroupRecord | SecurityGroupRecord
+Attributed = LoadBalancerRecord | TargetGroupRecord
+Record = Attributed | SecurityGroupRecord
 
 
 def owner_of(record: Record) -> Owner | None:
@@ -225,6 +259,10 @@ class Observed:
     - `now_s`: since 1970; `drain_s` and `patience_s`: as configured.
     - `sealed`: all is as wanted, by what an earlier process verified; what no listing shows was not read.
     - `rejected`: instances that AWS refused as targets a short time ago; `once_rejected`: at any time.
+    - `attached`: security groups of other load balancers of the owner's, where one is looked at alone.
+    - `refused`: wishes of the owner's that AWS refused a short time ago, with what it said (see `Refusals`).
+    - `standing`: the subnets that the load balancer stands in, where that matters.
+    - `groups`: of security groups that the Service names, name -> id; those that do not exist are missing.
     """
 
     owner: Owner
@@ -244,6 +282,10 @@ class Observed:
     now_s: float = 0.0
     drain_s: float = 0.0
     patience_s: float = 0.0
+    attached: frozenset[str] = frozenset()
+    refused: tuple[tuple[str, str], ...] = ()
+    standing: tuple[Subnet, ...] = ()
+    groups: tuple[tuple[str, str], ...] = ()
 
     @property
     def load_balancer(self) -> LoadBalancerRecord | None:

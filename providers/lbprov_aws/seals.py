@@ -56,7 +56,8 @@ def _listed(record: Record) -> Any:
     tags = [pair for pair in record.tags if pair[0] != names.SEAL]
     if isinstance(record, LoadBalancerRecord):
         subnets = sorted(zone.subnet_id for zone in record.zones)
-        return _plain((record.arn, record.ip_address_type, sorted(record.security_groups), subnets, tags))
+        families, groups = record.ip_address_type, sorted(record.security_groups)
+        return _plain((record.arn, families, groups, record.private_link, subnets, tags))
     if isinstance(record, SecurityGroupRecord):
         rules = (record.rules, record.foreign_rules, record.other_rules)
         return _plain((record.group_id, rules, tags))

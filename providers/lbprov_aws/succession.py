@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from lbprov.api import LoadBalancer, Owner, Replace
-from lbprov_aws import addresses, names
+from lbprov_aws import addresses, names, settled
 from lbprov_aws.desired import Wanted
 from lbprov_aws.resources import LoadBalancerRecord, Observed, TargetGroupRecord, as_tags
 
@@ -86,10 +86,7 @@ def stand_in(desired: LoadBalancer, wanted: Wanted, cast_: Cast) -> LoadBalancer
 
 def misfits(desired: LoadBalancer, wanted: Wanted, live: LoadBalancerRecord) -> tuple[Misfit, ...]:
     """Whether an address that is asked for can be had is another question."""
-    found: list[Misfit] = []
-    if wanted.internal != live.internal:
-        is_, asked = ("internal", "internet-facing") if live.internal else ("internet-facing", "internal")
-        found.append(Misfit("scheme", is_, asked))
+    found = [Misfit(x.what, x.is_, x.asked) for x in settled.differences(wanted, live)]
     made_for = dict(live.tags).get(names.REQUESTED_IP, "")
     asked_ip = desired.requested_ip
     honoured = addresses.is_honoured(asked_ip, live)
@@ -116,7 +113,7 @@ def new_generation(desired: LoadBalancer, wanted: Wanted, balancers: Iterable[Lo
     """Of a successor: the same for the same wishes, so that a create repeated after a crash meets its own
     work, and none that is there already."""
     there = {names.generation_of(b.tags) for b in balancers}
-    wishes = (str(wanted.internal), desired.requested_ip)
+    wishes = (str(wanted.internal), desired.requested_ip, wanted.name, *wanted.subnets)
     for salt in range(len(there) + 1):
         found = names.generation(*wishes, str(salt))
         if found not in there:
@@ -165,8 +162,10 @@ def alone(observed: Observed, balancer: LoadBalancerRecord | None, generation: s
         tags = {k: v for k, v in balancer.tags if k != names.RETIRED}
         balancer = dataclasses.replace(balancer, tags=as_tags(tags))
     groups = tuple(g for g in observed.target_groups if names.generation_of(g.tags) == generation)
+    others = [b for b in observed.load_balancers if balancer is None or b.arn != balancer.arn]
     return dataclasses.replace(
         observed,
+        attached=frozenset(group_id for other in others for group_id in other.security_groups),
         load_balancers=(balancer,) if balancer else (),
         target_groups=groups,
         generation=generation,

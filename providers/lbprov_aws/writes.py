@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lbprov.api import Owner
-from lbprov_aws.resources import HealthCheck, IngressRule, Protocol, SubnetMapping, Tags
+from lbprov_aws.resources import HealthCheck, IngressRule, Protocol, SubnetMapping, Tags, Tls
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,8 @@ class DeleteSecurityGroup:
 
 @dataclass(frozen=True, slots=True)
 class CreateLoadBalancer:
-    """`fallback`: see `addresses.Placement`."""
+    """`fallback`: see `addresses.Placement`. Security groups: `group_ref` (empty: none of our own) and
+    `more_groups`."""
 
     owner: Owner
     name: str
@@ -53,22 +54,31 @@ class CreateLoadBalancer:
     tags: Tags
     requested_ip: str = ""
     fallback: tuple[SubnetMapping, ...] = ()
+    more_groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class SetCrossZone:
+class SetAttributes:
+    """Of a load balancer or of a target group; `subject`: which, as wishes are remembered by ("lb", "tg:…").
+    `one_zone`: cross-zone only if it stands in one zone."""
+
     owner: Owner
-    balancer_ref: str
+    ref: str
+    subject: str
+    attributes: Tags
+    one_zone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class SetSecurityGroups:
-    """All that is attached afterwards: `group_ref` and those that were attached before."""
+    """All that is attached afterwards: `group_ref` (empty: none of our own) and `others`. `private_link`:
+    whether they apply to traffic by PrivateLink."""
 
     owner: Owner
     balancer_ref: str
     group_ref: str
     others: tuple[str, ...] = ()
+    private_link: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +103,6 @@ class SetHealthCheck:
     owner: Owner
     arn: str
     health_check: HealthCheck
-
-
-@dataclass(frozen=True, slots=True)
-class SetStickiness:
-    owner: Owner
-    group_ref: str
-    on: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +133,14 @@ class CreateListener:
     port: int
     protocol: Protocol
     tags: Tags
+    tls: Tls | None = None
+    refusal_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ChangeListener:
-    """`port` 0, `protocol` None, `group_ref` empty: stays as it is."""
+    """`port` 0, `protocol` None, `group_ref` empty, `tls` None: stays as it is. `refusal_key`: see
+    `Refusals`."""
 
     owner: Owner
     balancer_ref: str
@@ -142,6 +148,28 @@ class ChangeListener:
     port: int = 0
     protocol: Protocol | None = None
     group_ref: str = ""
+    tls: Tls | None = None
+    refusal_key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeCertificates:
+    """Those for SNI, of the listener on `number`: the one that exists (`arn`), or that is made before."""
+
+    owner: Owner
+    balancer_ref: str
+    listener_ref: str
+    arn: str
+    number: int
+    add: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SetIpAddressType:
+    owner: Owner
+    balancer_ref: str
+    ip_address_type: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,17 +201,18 @@ Write = (
     | RevokeIngress
     | DeleteSecurityGroup
     | CreateLoadBalancer
-    | SetCrossZone
+    | SetAttributes
     | SetSecurityGroups
     | DeleteLoadBalancer
     | CreateTargetGroup
     | SetHealthCheck
-    | SetStickiness
     | RegisterTargets
     | DeregisterTargets
     | DeleteTargetGroup
     | CreateListener
     | ChangeListener
+    | ChangeCertificates
+    | SetIpAddressType
     | DeleteListener
     | SetTags
     | RemoveTags

@@ -84,7 +84,7 @@ def test_nothing_to_serve_is_the_users_error() -> None:
 )
 def test_health_checks(protocol: str, health_check_node_port: int, check: str) -> None:
     wanted = want(service(listener(80, 30080, protocol), health_check_node_port=health_check_node_port))
-    assert [str(c) for c in wanted.health_checks] == [check]
+    assert [str(port.check) for port in wanted.ports] == [check]
 
 
 @pytest.mark.parametrize(
@@ -203,17 +203,3 @@ def test_extra_tags_and_what_is_wrong_with_some() -> None:
         "'=empty' is not",
     ):
         assert complaint in notice.message
-
-
-def test_unsupported_annotations_are_named() -> None:
-    annotations = {
-        PREFIX + "type": "nlb",
-        PREFIX + "proxy-protocol": "*",
-        PREFIX + "ssl-cert": "arn:…",
-        "service.beta.kubernetes.io/load-balancer-source-ranges": "10.0.0.0/8",
-        "example.com/other": "x",
-    }
-    (notice,) = want(service(annotations=annotations)).notices
-    assert notice.message == (
-        "not supported yet and ignored: aws-load-balancer-proxy-protocol, aws-load-balancer-ssl-cert"
-    )

@@ -10,7 +10,7 @@ import pytest
 
 import lbprov_aws
 from lbprov.api import Reason, Severity
-from lbprov_aws import pace, refusals, wishes
+from lbprov_aws import pace, refusals
 from lbprov_aws.config import OPTIONS
 
 ROOT = Path(__file__).parents[2]
@@ -48,12 +48,6 @@ def test_reasons_of_addresses() -> None:
     core = set(re.findall(r"Reason\.IP_\w+", CODE))
     assert len(said) == len(core) + 1  # LoadBalancerIPAvailable is the provider's own
     assert "LoadBalancerIPAvailable" in {reason.reason for reason in lbprov_aws.SPEC.reasons} & said
-
-
-def test_annotations() -> None:
-    section = DOC.split("## Annotations")[1].split("## Settings")[0]
-    names = re.findall(r"^\| `([a-z-]+)` \|", section, re.MULTILINE)
-    assert sorted(wishes.PREFIX + name for name in names) == sorted(wishes.FOLLOWED)
 
 
 def test_every_quota_that_an_error_names_is_explained() -> None:

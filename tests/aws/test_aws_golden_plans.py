@@ -56,16 +56,16 @@ def live(desired: LoadBalancer, **changes: Any) -> Observed:
         TargetGroupRecord(
             arn=f"arn:aws:elasticloadbalancing:eu-west-1:1:targetgroup/{name}/{p.node_port}",
             name=name,
-            protocol=p.protocol,
+            protocol=p.group_protocol,
             port=p.node_port,
             vpc_id=VPC,
-            health_check=check,
+            health_check=p.check,
             tags=as_tags(wanted.tags(p.group_id)),
             targets=wanted.targets,
-            sticky=wanted.sticky,
+            attributes=p.attributes,
         )
-        for p, check in zip(wanted.ports, wanted.health_checks, strict=True)
-        for name in (names.target_group_name(OWNER, p.protocol, p.node_port, VPC),)
+        for p in wanted.ports
+        for name in (names.target_group_name(OWNER, p.group_protocol, p.node_port, VPC),)
     )
     arns = {g.port: g.arn for g in groups}
     security_group = SecurityGroupRecord(

@@ -1,7 +1,7 @@
 """What AWS remembers and moto forgets: a Network Load Balancer's interfaces, addresses, ARN and DNS name.
 
-`install` replaces three things in moto: the load balancer's class, its ARN and its deletion. The state lives
-on moto's own objects, so moto's reset resets it too.
+`install` replaces three things in moto: the load balancer's class, its ARN and its deletion, and mends how it
+tells of subnets' IPv6 ranges. The state lives on moto's own objects, so moto's reset resets it too.
 
 Sources: the ELBv2 API's LoadBalancer and LoadBalancerAddress types; "Network Load Balancers: availability
 zones" and "Elastic IP addresses" of the ELB user guide; DescribeNetworkInterfaces for how ELB describes its
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moto.ec2.models import ec2_backends
+from moto.ec2.models.subnets import Subnet
 from moto.elbv2 import models as elbv2
 from moto.elbv2.utils import make_arn_for_load_balancer
 
@@ -137,7 +138,22 @@ def _delete(backend: Any, arn: str) -> None:
             load_balancer.release()
 
 
+def _ipv6_ranges(subnet: Any) -> list[dict[str, Any]]:
+    """moto puts a whole dictionary where a state's name belongs."""
+    return [
+        {
+            "associationId": association["associationId"],
+            "ipv6CidrBlock": association["ipv6CidrBlock"],
+            "ipv6CidrBlockState": {"state": association["ipv6CidrBlockState"]["State"]},
+        }
+        for association in subnet.ipv6_cidr_block_associations.values()
+        if association["ipv6CidrBlockState"]["State"] == "associated"
+    ]
+
+
 def install() -> None:
+    subnet_class: Any = Subnet
+    subnet_class.ipv6_cidr_block_association_set = property(_ipv6_ranges)
     module: Any = elbv2
     module.FakeLoadBalancer = StrictLoadBalancer
     module.make_arn_for_load_balancer = _arn

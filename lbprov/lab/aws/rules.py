@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from lbprov.lab.aws import (
+    rules_attributes,
     rules_ec2,
     rules_listeners,
     rules_load_balancers,
     rules_quotas,
     rules_target_groups,
+    rules_tls,
 )
 from lbprov.lab.aws.rule import DECLARED, Replay, Rule
 
-MODULES = (rules_load_balancers, rules_listeners, rules_target_groups, rules_ec2, rules_quotas)
+MODULES = (
+    rules_load_balancers,
+    rules_listeners,
+    rules_target_groups,
+    rules_ec2,
+    rules_attributes,
+    rules_tls,
+    rules_quotas,
+)
 """Importing them declares their rules."""
 
 _ORDER = [module.__name__ for module in MODULES]

@@ -6,6 +6,7 @@ from moto.elbv2.models import FakeAction
 
 from lbprov.lab.aws.call import Call, Refusal
 from lbprov.lab.aws.rule import API, GUIDE, Replay, elbv2, rule
+from lbprov.lab.aws.rules_tls import check_families, check_tls, speak
 
 
 @rule("one listener per port", API.format("CreateListener"), "CreateListener")
@@ -73,6 +74,9 @@ def _modify_listener(call: Call) -> Replay | None:
     if balancer is None:
         raise Refusal("ListenerNotFound", "One or more listeners not found")
     listener = balancer.listeners[arn]
+    becomes = call.get("Protocol") or listener.protocol
+    check_tls(call, becomes, changed_to=becomes != listener.protocol)
+    check_families(balancer.ip_address_type, becomes)
     if port := call.get("Port"):
         if any(str(x.port) == port for x in balancer.listeners.values() if x is not listener):
             raise Refusal(
@@ -81,6 +85,7 @@ def _modify_listener(call: Call) -> Replay | None:
         listener.port = port
     if protocol := call.get("Protocol"):
         listener.protocol = protocol
+    speak(listener, call)
     if group := call.get("DefaultActions.member.1.TargetGroupArn"):
         if group not in backend.target_groups:
             raise Refusal("TargetGroupNotFound", "One or more target groups not found")

@@ -5,6 +5,7 @@ Also the eye of the tests and the demo: what load balancers there are, and what 
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -96,6 +97,15 @@ class AwsWorld:
                 Resources=[subnet_id], Tags=[{"Key": k, "Value": v} for k, v in tags.items()]
             )
         return subnet_id
+
+    def add_ipv6(self) -> None:
+        """An IPv6 range for the VPC and for each of its public subnets."""
+        self.ec2.associate_vpc_cidr_block(VpcId=self.vpc_id, AmazonProvidedIpv6CidrBlock=True)
+        (vpc,) = self.ec2.describe_vpcs(VpcIds=[self.vpc_id])["Vpcs"]
+        block = vpc["Ipv6CidrBlockAssociationSet"][0]["Ipv6CidrBlock"]
+        ranges = ipaddress.IPv6Network(block).subnets(new_prefix=64)
+        for subnet_id, cidr in zip(self.subnet_ids.values(), ranges, strict=False):
+            self.ec2.associate_subnet_cidr_block(SubnetId=subnet_id, Ipv6CidrBlock=str(cidr))
 
     def add_node(self, name: str, zone: str = "") -> str:
         """A running instance; returns its provider id."""

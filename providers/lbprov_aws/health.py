@@ -1,0 +1,54 @@
+"""How a target group's targets are checked. Pure."""
+
+from __future__ import annotations
+
+from lbprov.api import Listener
+from lbprov_aws.resources import DEFAULT_CODES, HealthCheck, Protocol
+from lbprov_aws.wishes import CheckWish
+
+KUBE_PROXY_HEALTH_PORT = "10256"
+"""Where kube-proxy says whether its node should get traffic (`--healthz-bind-address`; KEP-3836)."""
+
+
+def check_for(
+    protocol: Protocol, health_check_node_port: int, wish: CheckWish, listeners: tuple[Listener, ...]
+) -> HealthCheck:
+    """What the Service is and, field by field, what its annotations say (`wish`, valid)."""
+    usual = _usual(protocol, health_check_node_port)
+    ports = {x.name: x.node_port for x in listeners if x.name}
+    port = str(ports.get(wish.port) or wish.port or usual.port)
+    # Who names a port for UDP means a TCP port that answers, as with the peers.
+    kind = wish.protocol or ("TCP" if wish.port and not health_check_node_port else usual.protocol)
+    interval_s = wish.interval_s or usual.interval_s
+    timeout_s = wish.timeout_s or (10 if kind == "TCP" else 6)
+    http = kind != "TCP"
+    return HealthCheck(
+        protocol=kind,
+        port=port,
+        path=(wish.path or usual.path or "/") if http else "",
+        interval_s=interval_s,
+        timeout_s=min(timeout_s, interval_s),
+        healthy=wish.healthy or usual.healthy,
+        unhealthy=wish.unhealthy or usual.unhealthy,
+        codes=(wish.codes or DEFAULT_CODES) if http else "",
+    )
+
+
+def _usual(protocol: Protocol, health_check_node_port: int) -> HealthCheck:
+    """Local: the node says whether it has endpoints. UDP cannot be probed itself; kube-proxy's own health
+    stands for it. TCP: whether the nodePort is answered."""
+    if health_check_node_port:
+        return HealthCheck("HTTP", str(health_check_node_port), "/healthz", healthy=2, unhealthy=2)
+    if protocol in (Protocol.TCP, Protocol.TLS):
+        return HealthCheck("TCP", "traffic-port")
+    return HealthCheck("HTTP", KUBE_PROXY_HEALTH_PORT, "/healthz")
+
+
+def complaints(wish: CheckWish) -> tuple[str, ...]:
+    """What of the wish has no effect."""
+    if wish.timeout_s and wish.interval_s and wish.timeout_s > wish.interval_s:
+        return (
+            f"aws-load-balancer-healthcheck-timeout: {wish.timeout_s} is longer than the interval: "
+            f"{wish.interval_s} s",
+        )
+    return ()

@@ -1,0 +1,104 @@
+"""Wishes that AWS refused: remembered for a while, told, and not tried again with every event.
+
+A wish is remembered by its value: one that is changed is tried at once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+from lbprov.api import Notice, Owner, Severity
+from lbprov_aws.attributes import OF_LOAD_BALANCERS, OF_TARGET_GROUPS, default
+from lbprov_aws.desired import Port, Wanted
+
+REFUSED_S = 600.0
+
+CODES = frozenset(
+    {
+        "ALPNPolicyNotSupported",
+        "CertificateNotFound",
+        "IncompatibleProtocols",
+        "InvalidConfigurationRequest",
+        "InvalidParameterValue",
+        "OperationNotPermitted",
+        "SSLPolicyNotFound",
+        "TooManyCertificates",
+        "UnsupportedCertificate",
+        "UnsupportedProtocol",
+        "ValidationError",
+    }
+)
+"""That a value is at fault, and will be as long as it (or the thing that it names) is as it is."""
+
+
+class Refusals:
+    """Safe for threads."""
+
+    def __init__(self, now_s: Callable[[], float]) -> None:
+        self._now_s = now_s
+        self._lock = threading.Lock()
+        self._by_owner: dict[Owner, dict[str, tuple[str, float]]] = {}
+
+    def add(self, owner: Owner, key: str, message: str) -> None:
+        with self._lock:
+            self._by_owner.setdefault(owner, {})[key] = (message, self._now_s() + REFUSED_S)
+
+    def of(self, owner: Owner) -> tuple[tuple[str, str], ...]:
+        """Key and what AWS said, sorted; none that is too old."""
+        now_s = self._now_s()
+        with self._lock:
+            there = {k: v for k, v in self._by_owner.get(owner, {}).items() if v[1] > now_s}
+            self._by_owner[owner] = there
+            if not there:
+                del self._by_owner[owner]
+        return tuple(sorted((key, message) for key, (message, _) in there.items()))
+
+    def forget(self, owner: Owner) -> None:
+        with self._lock:
+            self._by_owner.pop(owner, None)
+
+
+def attribute_key(ref: str, key: str, value: str) -> str:
+    """Of an attribute of the load balancer ("lb") or of a target group (its step id)."""
+    return f"{ref} {key}={value}"
+
+
+def tls_key(port: Port) -> str:
+    """Of a TLS listener as it is wished for, certificates for SNI apart."""
+    assert port.tls is not None
+    return f"{port.listener_id} {port.tls.certificate} {port.tls.policy} {port.tls.alpn}".rstrip()
+
+
+def certificate_key(number: int, certificate: str) -> str:
+    """Of a certificate for SNI of the listener on a port."""
+    return f"listener:{number} SNI {certificate}"
+
+
+def notices(wanted: Wanted, refused: tuple[tuple[str, str], ...]) -> tuple[Notice, ...]:
+    """What is to be said of refusals that still matter."""
+    current = set(_keys(wanted)) if refused else set()
+    said = [f"{key}: {message}" for key, message in refused if key in current]
+    if not said:
+        return ()
+    message = "; ".join(said) + f"; it is tried again in {REFUSED_S / 60:.0f} minutes, or when it is changed"
+    return (Notice(Severity.WARNING, "AnnotationRefused", message, "Refused"),)
+
+
+def _keys(wanted: Wanted) -> Iterator[str]:
+    yield from _attribute_keys(wanted, "lb", OF_LOAD_BALANCERS)
+    for port in wanted.ports:
+        yield from _attribute_keys(wanted, port.group_id, OF_TARGET_GROUPS, port.group_protocol)
+        if port.tls is not None:
+            yield tls_key(port)
+            yield from (certificate_key(port.port, c) for c in port.tls.more_certificates)
+
+
+def _attribute_keys(wanted: Wanted, ref: str, known: object, protocol: str = "") -> Iterator[str]:
+    """As asked for, and back at their defaults."""
+    asked = dict(wanted.attributes_of(ref))
+    assert isinstance(known, dict)
+    for key, attribute in known.items():
+        value = asked.get(key, default(attribute, protocol))
+        if value is not None:
+            yield attribute_key(ref, key, value)

@@ -1,0 +1,74 @@
+"""What AWS settles when it makes a load balancer: scheme, name, subnets, addresses. Pure.
+
+A later wish for something else is told and not followed; whoever replaces load balancers finds here what asks
+for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lbprov.api import Notice, Severity
+from lbprov_aws import names
+from lbprov_aws.desired import Wanted
+from lbprov_aws.resources import LoadBalancerRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """One thing that is not as it is asked for. `notice`: how that is told."""
+
+    what: str
+    is_: str
+    asked: str
+    notice: Notice
+
+
+def made_for(wanted: Wanted) -> dict[str, str]:
+    """Tags of a new load balancer that say what it was made for."""
+    return {names.REQUESTED_SUBNETS: _subnets(wanted)} if wanted.subnets else {}
+
+
+def differences(wanted: Wanted, live: LoadBalancerRecord) -> tuple[Settled, ...]:
+    """Without addresses: see `addresses.judge`."""
+    found = [_scheme(wanted, live), _name(wanted, live), _subnet_set(wanted, live)]
+    return tuple(x for x in found if x is not None)
+
+
+def _scheme(wanted: Wanted, live: LoadBalancerRecord) -> Settled | None:
+    if wanted.internal == live.internal:
+        return None
+    is_, asked = ("internal", "internet-facing") if live.internal else ("internet-facing", "internal")
+    message = f"the load balancer stays {is_}: AWS cannot make it {asked}; {names.REPLACE_REMEDY}"
+    return Settled("scheme", is_, asked, _warning("SchemeChangeIgnored", message, "Scheme"))
+
+
+def _name(wanted: Wanted, live: LoadBalancerRecord) -> Settled | None:
+    """Who asks for none is content with any."""
+    asked = wanted.name
+    if not asked or live.name == names.with_generation(asked, names.generation_of(live.tags)):
+        return None
+    message = f"the load balancer stays {live.name}: AWS cannot rename it to {asked}; {names.REPLACE_REMEDY}"
+    return Settled("name", live.name, asked, _warning("NameChangeIgnored", message, "Name"))
+
+
+def _subnet_set(wanted: Wanted, live: LoadBalancerRecord) -> Settled | None:
+    was, asked = dict(live.tags).get(names.REQUESTED_SUBNETS, ""), _subnets(wanted)
+    there = {zone.subnet_id for zone in live.zones}
+    if not wanted.subnets or was == asked or set(wanted.subnets) == there:
+        return None
+    is_ = ", ".join(sorted(there))
+    message = (
+        f"the load balancer stays in {is_}: its subnets are chosen when it is made; {names.REPLACE_REMEDY}"
+    )
+    return Settled(
+        "subnets", is_, ", ".join(wanted.subnets), _warning("SubnetsChangeIgnored", message, "Subnets")
+    )
+
+
+def _subnets(wanted: Wanted) -> str:
+    return names.tag_text(" ".join(wanted.subnets))
+
+
+def _warning(reason: str, message: str, topic: str) -> Notice:
+    return Notice(Severity.WARNING, reason, message, topic)
