@@ -309,15 +309,18 @@ class Inventory:
 
     def verify(self, owner: Owner) -> None:
         """Read back the tags of what was made for the owner: creates on AWS are idempotent by name, so the
-        answer to one can be somebody else's resource. Raises `UserError` then, and forgets the resource."""
+        answer to one can be somebody else's resource. Raises `UserError` then, and forgets the resource;
+        `RetryLater` for what is not shown yet: whose it is will be seen."""
         with self._lock:
             keys = self._by_uid.get(owner.uid, set())
             arns = [k for k in keys if k.startswith("arn:") and not self._entries[k].verified]
         if not arns:
             return
         tags = elbv2.tags(self._cloud, arns)
-        for arn in sorted(arns):
-            self._judge(owner, arn, tags.get(arn, ()))
+        for arn in sorted(tags):
+            self._judge(owner, arn, tags[arn])
+        if len(tags) < len(arns):
+            raise RetryLater("AWS does not show yet what was just made: looking again", 2)
 
     def _judge(self, owner: Owner, arn: str, tags: Tags) -> None:
         with self._lock:
