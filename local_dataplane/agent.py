@@ -14,15 +14,15 @@ from local_dataplane.config import NodeFacts
 from local_dataplane.flow_keeper import FlowKeeper
 from local_dataplane.kernel.seam import Busy
 from local_dataplane.kernel.sysctl import Sysctls, prepare
+from local_dataplane.mode import Program, Written
 from local_dataplane.observer import Applied, Observer
 from local_dataplane.pace import Pace
-from local_dataplane.program import FamilyProgram, Written
 from local_dataplane.source import Changes, Source
 from local_dataplane.table import Frontend, PortKey, ServiceState, TableBuilder
 
 log = logging.getLogger("local_dataplane")
 
-CHECK_S = 2.0
+CHECK_S = 0.5
 """How often somebody else's changes are looked for; a look costs microseconds."""
 
 THOROUGH_S = 120.0
@@ -45,14 +45,14 @@ class LeftOut:
 
 @dataclass(slots=True)
 class Agent:
-    """One node's dataplane. `programs`: family -> its chains in the kernel.
+    """One node's dataplane. `programs`: family -> its rules in the kernel.
 
     `run` returns when `stop` is set; the rules stay. Nothing that is wrong with one Service, or for a while
     with the world, ends it."""
 
     source: Source
     node_name: str
-    programs: Mapping[IPFamily, FamilyProgram]
+    programs: Mapping[IPFamily, Program]
     flows: FlowKeeper
     sysctls: Sysctls
     take_over: Callable[[], None] = lambda: None
@@ -145,7 +145,7 @@ class Agent:
         self._waiting |= self._decide(changes, node)
         self._learned_s = self._learned_s if self._learned_s is not None else changes.learned_s
         for program in self.programs.values():
-            program.ruleset.set_node(node)
+            program.set_node(node)
         self._warn_of_missing_families()
         self._prepare_kernel()
         written = self._write()
@@ -209,11 +209,11 @@ class Agent:
             raise trouble
         return written
 
-    def _judge(self, program: FamilyProgram) -> None:
+    def _judge(self, program: Program) -> None:
         if ended := self.flows.judge(program):
             self.observer.flows_ended(ended)
 
-    def _note(self, family: IPFamily, program: FamilyProgram, written: Written | None) -> None:
+    def _note(self, family: IPFamily, program: Program, written: Written | None) -> None:
         """Keep `left_out` true to what the program says."""
         for key, reason in (written.refused if written else {}).items():
             if key in program.left_out and key not in self.left_out:
@@ -287,7 +287,7 @@ class Agent:
 
     def _warn_of_conflicts(self) -> None:
         for program in self.programs.values():
-            for frontend, won, lost in program.ruleset.table.conflicts():
+            for frontend, won, lost in program.table.conflicts():
                 sentence = f"{_text(frontend)} is claimed twice: {won.key} has it, {lost.key} does not"
                 if self._tell(sentence):
                     self.observer.conflict(lost.key, sentence)

@@ -8,9 +8,8 @@ from lbprov.model import IPFamily, L4Protocol
 from local_dataplane.config import NodeConfig
 from local_dataplane.endpoints import Backend
 from local_dataplane.flows import FlowJudge, Served, nodeport_addresses, udp_served
-from local_dataplane.iptables.read_back import forwarded, unused_backends
 from local_dataplane.kernel.conntrack import Conntrack, is_local
-from local_dataplane.program import FamilyProgram
+from local_dataplane.mode import Program
 
 log = logging.getLogger("local_dataplane")
 
@@ -27,22 +26,22 @@ class FlowKeeper:
         self._unjudged: set[IPFamily] = set()
         self._complained = False
 
-    def remember(self, program: FamilyProgram) -> None:
+    def remember(self, program: Program) -> None:
         """What a run before us served, by the rules that it left."""
-        family = program.iptables.family
+        family = program.family
         self._before[family] = {
             f.frontend: frozenset(f.backends)
-            for f in forwarded(program.chains)
+            for f in program.forwarded()
             if f.frontend.protocol is L4Protocol.UDP
         }
-        unused = unused_backends(program.chains)
+        unused = program.unused_backends()
         self._orphans[family] = frozenset(b for protocol, b in unused if protocol is L4Protocol.UDP)
         self._unjudged.add(family)
 
-    def judge(self, program: FamilyProgram) -> int:
+    def judge(self, program: Program) -> int:
         """How many flows were ended."""
-        family = program.iptables.family
-        served, before = udp_served(program.ruleset.table), self._before.get(family, {})
+        family = program.family
+        served, before = udp_served(program.table), self._before.get(family, {})
         if served == before and family not in self._unjudged:
             return 0
         judge = FlowJudge(

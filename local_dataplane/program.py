@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from lbprov.model import ProviderError
-from local_dataplane.iptables import names
+from lbprov.model import IPFamily, L4Protocol, ProviderError
+from local_dataplane.config import NodeFacts
+from local_dataplane.endpoints import Backend as Endpoint
+from local_dataplane.iptables import names, read_back
 from local_dataplane.iptables import restore as plans
 from local_dataplane.iptables.fixed import Table
 from local_dataplane.iptables.restore import Restore
@@ -20,22 +21,10 @@ from local_dataplane.iptables.ruleset import ChainKey, Ruleset
 from local_dataplane.iptables.tree import Rules
 from local_dataplane.kernel.seam import Backend, Iptables, Refused
 from local_dataplane.kernel.watch import RuleWatch
-from local_dataplane.table import PortKey, ServiceState
+from local_dataplane.mode import Forwarded, Written
+from local_dataplane.table import ForwardingTable, PortKey, ServiceState
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Written:
-    """What came of a call: `rules` written, in how many `restores`; `refused`: what the kernel would not
-    have, and in what words. Those ports are not forwarded."""
-
-    rules: int = 0
-    restores: int = 0
-    refused: dict[PortKey, str] = field(default_factory=dict)
-
-    def __add__(self, other: Written) -> Written:
-        return Written(self.rules + other.rules, self.restores + other.restores, self.refused | other.refused)
 
 
 class _Failed(Exception):
@@ -48,7 +37,7 @@ class _Failed(Exception):
 
 
 class FamilyProgram:
-    """Use `apply` for every change, `sweep` and `check` from time to time. Not for several threads."""
+    """See `Program` in local_dataplane.mode: its iptables."""
 
     def __init__(self, iptables: Iptables, ruleset: Ruleset, watch: RuleWatch) -> None:
         self.iptables = iptables
@@ -59,6 +48,14 @@ class FamilyProgram:
         self._jumps: Mapping[Table, list[str]] = {}
         self._undeletable: set[ChainKey] = set()
         self._read(insist_first=True)
+
+    @property
+    def family(self) -> IPFamily:
+        return self.iptables.family
+
+    @property
+    def table(self) -> ForwardingTable:
+        return self.ruleset.table
 
     @property
     def is_chunked(self) -> bool:
@@ -76,14 +73,24 @@ class FamilyProgram:
 
     @property
     def dead_chains(self) -> int:
-        """Chains in the kernel that nothing leads to any more; `sweep` removes them."""
         return len(self._have.keys() - self.ruleset.chains.keys())
+
+    @property
+    def guards_localhost(self) -> bool:
+        return read_back.has_guard(self._have)
+
+    def forwarded(self) -> list[Forwarded]:
+        return read_back.forwarded(self._have)
+
+    def unused_backends(self) -> frozenset[tuple[L4Protocol, Endpoint]]:
+        return read_back.unused_backends(self._have)
 
     # ── what is called ──
 
+    def set_node(self, node: NodeFacts) -> None:
+        self.ruleset.set_node(node)
+
     def apply(self, changes: Mapping[PortKey, ServiceState | None]) -> Written:
-        """Take over new states. Raises Busy (call again, with no changes or with more); ProviderError where
-        the kernel refuses even what belongs to no Service."""
         for key in changes:
             self.left_out.pop(key, None)
         self.ruleset.replace(changes.items())
@@ -93,7 +100,6 @@ class FamilyProgram:
         return self.apply(dict(self.left_out)) if self.left_out else Written()
 
     def sweep(self) -> Written:
-        """Remove chains that nothing leads to any more."""
         written = Written()
         while True:
             have = {key: rules for key, rules in self._have.items() if key not in self._undeletable}
@@ -108,8 +114,6 @@ class FamilyProgram:
                 self._read(insist_first=False)
 
     def check(self, *, thoroughly: bool = False) -> Written | None:
-        """Compare with the kernel if somebody may have changed it, or in any case; repair. None: nothing
-        was wrong."""
         if not thoroughly and not self._watch.is_suspect(self.iptables):
             return None
         self._undeletable.clear()

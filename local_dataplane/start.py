@@ -5,63 +5,71 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from lbprov.model import IPFamily, LbprovError, UserError
 from local_dataplane.agent import Agent
 from local_dataplane.config import NodeConfig, NodeFacts
 from local_dataplane.flow_keeper import FlowKeeper
-from local_dataplane.iptables import names
-from local_dataplane.iptables.fixed import LOCALHOST_GUARD, Table
-from local_dataplane.iptables.read_back import Forwarded, forwarded
+from local_dataplane.iptables.fixed import Table
+from local_dataplane.iptables.read_back import forwarded, has_guard
 from local_dataplane.iptables.restore import cleanup as cleanup_plan
 from local_dataplane.iptables.restore import parse_save
-from local_dataplane.iptables.ruleset import ChainKey, Ruleset
-from local_dataplane.iptables.tree import Rules
+from local_dataplane.iptables.ruleset import Ruleset
 from local_dataplane.kernel.backends import AUTO, every_iptables, open_iptables
 from local_dataplane.kernel.conntrack import KernelConntrack
 from local_dataplane.kernel.iptables_command import IptablesCommand
+from local_dataplane.kernel.nft_seam import Nftables
+from local_dataplane.kernel.nft_socket import KernelNftables
+from local_dataplane.kernel.nft_watch import NftWatch
 from local_dataplane.kernel.seam import Backend, Iptables, Refused
 from local_dataplane.kernel.sysctl import BE_LIBERAL, KernelSysctls, route_localhost
 from local_dataplane.kernel.watch import RuleWatch
+from local_dataplane.mode import Forwarded, Program
+from local_dataplane.nftables.objects import DeleteTable
+from local_dataplane.nftables.probe import lacking
+from local_dataplane.nftables.program import NftablesProgram
+from local_dataplane.nftables.read_back import forwarded as nftables_forwarded
+from local_dataplane.nftables.read_back import guards_localhost
+from local_dataplane.nftables.ruleset import Ruleset as NftablesRuleset
 from local_dataplane.program import FamilyProgram
+from local_dataplane.selection import Machine, Mode
+from local_dataplane.selection import choose as choose_mode
 from local_dataplane.source import Source
 
 log = logging.getLogger("local_dataplane")
 
 
-def open_agent(source: Source, node_name: str, config: NodeConfig, backend: str = AUTO) -> Agent:
+def open_agent(
+    source: Source, node_name: str, config: NodeConfig, backend: str = AUTO, mode: Mode = Mode.IPTABLES
+) -> Agent:
     """Reads what the kernel has; writes nothing yet. Raises UserError, with the remedy, where it cannot
-    work on this machine."""
+    work on this machine. `backend`: which iptables."""
     sysctls = KernelSysctls()
     config = dataclasses.replace(config, drop_invalid=sysctls.read(BE_LIBERAL) in (None, "0"))
-    iptables = open_iptables(backend)
-    flows, watch = FlowKeeper(KernelConntrack(), config), RuleWatch()
-    programs: dict[IPFamily, FamilyProgram] = {}
-    for family, backends in iptables.items():
-        first = next(iter(backends.values()))
-        try:
-            programs[family] = FamilyProgram(first, Ruleset(family, config, NodeFacts(node_name)), watch)
-        except Refused as refused:
-            if family is IPFamily.IPV4:
-                raise UserError(f"iptables does not work on this machine: {refused}") from refused
-            log.warning("IPv6 is left out: ip6tables does not work here", extra={"reason": str(refused)})
-            continue
-        flows.remember(programs[family])
-    others = [it for backends in iptables.values() for it in list(backends.values())[1:]]
-    if not config.localhost_nodeports and any(_has_guard(p.chains) for p in programs.values()):
+    flows = FlowKeeper(KernelConntrack(), config)
+    chosen, reason = choose_mode(mode, _machine(mode, config))
+    if mode is Mode.AUTO:
+        log.info("mode chosen", extra={"mode": str(chosen), "reason": reason})
+    node = NodeFacts(node_name)
+    programs: Mapping[IPFamily, Program]
+    if chosen is Mode.NFTABLES:
+        programs, others = _nftables_programs(config, node), every_iptables()
+    else:
+        programs, others = _iptables_programs(config, node, backend)
+    for program in programs.values():
+        flows.remember(program)
+    if not config.localhost_nodeports and any(program.guards_localhost for program in programs.values()):
         _say(route_localhost(sysctls, on=False))  # while the guard still stands
 
     def after_first_write() -> None:
+        _remove_iptables(others)
+        if chosen is not Mode.NFTABLES:
+            _remove_nftables()
         if config.localhost_nodeports:
             _say(route_localhost(sysctls, on=True))
-        _take_over(others)
 
     return Agent(source, node_name, programs, flows, sysctls, take_over=after_first_write)
-
-
-def _has_guard(chains: Mapping[ChainKey, Rules]) -> bool:
-    """Whether a run before us has opened localhost."""
-    return LOCALHOST_GUARD in chains.get((Table.FILTER, names.FILTER), ())
 
 
 def _say(complaint: str) -> None:
@@ -69,7 +77,69 @@ def _say(complaint: str) -> None:
         log.warning(complaint)
 
 
-def _take_over(others: Iterable[IptablesCommand]) -> None:
+def _machine(mode: Mode, config: NodeConfig) -> Machine:
+    if mode is Mode.IPTABLES:
+        return Machine()
+    found = every_iptables()
+    drops = mode is Mode.AUTO and any(":FORWARD DROP" in iptables.save(Table.FILTER) for iptables in found)
+    return Machine(lacking(KernelNftables(IPFamily.IPV4), config), drops, bool(found))
+
+
+def _nftables_programs(config: NodeConfig, node: NodeFacts) -> dict[IPFamily, Program]:
+    watch = NftWatch()
+    programs: dict[IPFamily, Program] = {}
+    for family in IPFamily:
+        if family is IPFamily.IPV6:
+            if not Path("/proc/self/net/if_inet6").exists():
+                continue
+            missing = lacking(KernelNftables(family), config)
+            if missing:
+                log.warning("IPv6 is left out: the kernel lacks something", extra={"reason": missing})
+                continue
+        programs[family] = NftablesProgram(
+            KernelNftables(family), NftablesRuleset(family, config, node), watch
+        )
+    return programs
+
+
+def _iptables_programs(
+    config: NodeConfig, node: NodeFacts, backend: str
+) -> tuple[dict[IPFamily, Program], list[IptablesCommand]]:
+    """And the other backends, which may hold rules of an earlier run."""
+    iptables, watch = open_iptables(backend), RuleWatch()
+    programs: dict[IPFamily, Program] = {}
+    for family, backends in iptables.items():
+        first = next(iter(backends.values()))
+        try:
+            programs[family] = FamilyProgram(first, Ruleset(family, config, node), watch)
+        except Refused as refused:
+            if family is IPFamily.IPV4:
+                raise UserError(f"iptables does not work on this machine: {refused}") from refused
+            log.warning("IPv6 is left out: ip6tables does not work here", extra={"reason": str(refused)})
+    return programs, [it for backends in iptables.values() for it in list(backends.values())[1:]]
+
+
+def _remove_nftables() -> None:
+    for family in IPFamily:
+        try:
+            if remove_table(KernelNftables(family)):
+                log.info("removed the table of an earlier run", extra={"family": str(family)})
+        except LbprovError as error:
+            log.warning("cannot remove the table of an earlier run", extra={"reason": str(error)})
+
+
+def remove_table(kernel: Nftables) -> int:
+    """Take our table away; how many chains there were."""
+    found = kernel.read()
+    if found is None:
+        return 0
+    if guards_localhost(found):
+        _say(route_localhost(KernelSysctls(), on=False))
+    kernel.commit([[DeleteTable()]])
+    return len(found.chains)
+
+
+def _remove_iptables(others: Iterable[IptablesCommand]) -> None:
     for iptables in others:
         where = {"backend": str(iptables.backend), "family": str(iptables.family)}
         try:
@@ -82,7 +152,7 @@ def _take_over(others: Iterable[IptablesCommand]) -> None:
 def remove_rules(iptables: Iptables) -> int:
     """Take away every rule and chain of ours; how many chains there were."""
     saved = parse_save(iptables.save(*Table))
-    if _has_guard(saved.chains):
+    if has_guard(saved.chains):
         _say(route_localhost(KernelSysctls(), on=False))
     for restore in cleanup_plan(saved, chunked=iptables.backend is Backend.NFT):
         iptables.restore(restore.text())
@@ -90,7 +160,7 @@ def remove_rules(iptables: Iptables) -> int:
 
 
 def cleanup() -> dict[str, int]:
-    """Both families, both backends: `IPv4 nft` -> chains removed. Doing it twice is harmless."""
+    """Both families, every mode and backend: `IPv4 nft` -> chains removed. Doing it twice is harmless."""
     found = every_iptables()
     removed = {}
     for iptables in found:
@@ -101,14 +171,21 @@ def cleanup() -> dict[str, int]:
                 f"cannot remove the {iptables.family} rules ({iptables.backend}): {refused}; a rule of "
                 "somebody else may lead to one of our chains"
             ) from refused
+    for family in IPFamily:
+        removed[f"{family} nftables"] = remove_table(KernelNftables(family))
     return removed
 
 
-def status() -> Mapping[tuple[IPFamily, Backend], list[Forwarded]]:
-    """What is forwarded, by the rules in the kernel; only where there are any of ours."""
-    found = {}
+def status() -> Mapping[tuple[IPFamily, str], list[Forwarded]]:
+    """What is forwarded, by the rules in the kernel; only where there are any of ours. The text says by what:
+    `nft` and `legacy` are iptables' backends."""
+    found: dict[tuple[IPFamily, str], list[Forwarded]] = {}
+    for family in IPFamily:
+        contents = KernelNftables(family).read()
+        if contents is not None:
+            found[family, str(Mode.NFTABLES)] = nftables_forwarded(contents)
     for iptables in every_iptables():
         saved = parse_save(iptables.save(*Table))
         if not saved.is_empty:
-            found[iptables.family, iptables.backend] = forwarded(saved.chains)
+            found[iptables.family, str(iptables.backend)] = forwarded(saved.chains)
     return found

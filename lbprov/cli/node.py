@@ -70,6 +70,7 @@ def _follow_until_signal(cluster: _Cluster, **settings: Any) -> None:
     from local_dataplane.kernel.instance import claim
     from local_dataplane.pace import Pace
     from local_dataplane.reporting import reporting
+    from local_dataplane.selection import Mode
     from local_dataplane.start import open_agent
 
     detect = Detect(settings["detect_local"])
@@ -85,7 +86,7 @@ def _follow_until_signal(cluster: _Cluster, **settings: Any) -> None:
     )
     node_name = settings["node_name"] or socket.gethostname()
     with claim(), cluster.opened(node_name, once=settings["once"]) as source:
-        agent = open_agent(source, node_name, config, settings["iptables_backend"])
+        agent = open_agent(source, node_name, config, settings["iptables_backend"], Mode(settings["mode"]))
         agent.pace = Pace(settings["min_sync_period"])
         agent.thorough_s = settings["sync_period"]
         if settings["once"]:
@@ -157,6 +158,14 @@ def _follow_until_signal(cluster: _Cluster, **settings: Any) -> None:
     help="How often all rules are compared with the kernel's, although nobody is known to have changed any.",
 )
 @options.option(
+    "--mode",
+    type=click.Choice(["iptables", "nftables", "auto"]),
+    default="iptables",
+    show_default=True,
+    help="How packets are forwarded; auto: nftables where the kernel has what it takes. Rules of the other "
+    "one go when the new ones are in place.",
+)
+@options.option(
     "--iptables-backend",
     type=click.Choice(["auto", "nft", "legacy"]),
     default="auto",
@@ -226,7 +235,11 @@ def command(
     try:
         _follow_until_signal(cluster, **settings)
     except UserError as error:
-        if error.field.startswith("--") and error.field not in ("--node-name", "--iptables-backend"):
+        if error.field.startswith("--") and error.field not in (
+            "--node-name",
+            "--iptables-backend",
+            "--mode",
+        ):
             raise click.UsageError(str(error), ctx) from error
         raise click.ClickException(str(error)) from error
     except LbprovError as error:
@@ -235,7 +248,7 @@ def command(
 
 @command.command("cleanup")
 def cleanup() -> None:
-    """Remove every rule and chain of ours, in both families and both iptables backends."""
+    """Remove every rule, chain and table of ours, in both families and every mode."""
     from local_dataplane.kernel.instance import claim
     from local_dataplane.start import cleanup as remove
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from lbprov.model import L4Protocol
 from local_dataplane.endpoints import Backend
 from local_dataplane.iptables import names
-from local_dataplane.iptables.fixed import Table
+from local_dataplane.iptables.fixed import LOCALHOST_GUARD, Table
 from local_dataplane.iptables.ruleset import ChainKey
 from local_dataplane.iptables.tree import Rules
+from local_dataplane.mode import Forwarded
 from local_dataplane.table import Frontend
 
 _LEADS_TO = re.compile(rf"-[jg] ({names.PREFIX}\S+)$")
@@ -24,13 +24,9 @@ _LABEL = re.compile(r'--comment "([^"]*)"')
 _DNAT = re.compile(r"-p (\S+) .*?--to-destination \[?([^\]\s]+?)\]?:(\d+)$")
 
 
-@dataclass(frozen=True, slots=True)
-class Forwarded:
-    """A frontend in the kernel. `label` is its Service's port; no backends: refused or dropped."""
-
-    frontend: Frontend
-    label: str
-    backends: tuple[Backend, ...]
+def has_guard(chains: Mapping[ChainKey, Rules]) -> bool:
+    """Whether a run before us has opened localhost."""
+    return LOCALHOST_GUARD in chains.get((Table.FILTER, names.FILTER), ())
 
 
 def forwarded(chains: Mapping[ChainKey, Rules]) -> list[Forwarded]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Iterable
 
 from lbprov.model import IPFamily
 from local_dataplane.kernel import netlink
@@ -20,16 +21,23 @@ _SO_GET_INFO = 64  # IPT_SO_GET_INFO and IP6T_SO_GET_INFO alike
 _INFO = struct.Struct("=32sI5I5III")  # struct ipt_getinfo
 
 
+NFT_REQUEST = netlink.message(_NFNL_SUBSYS_NFTABLES << 8 | _NFT_MSG_GETGEN, netlink.NLM_F_REQUEST, family=0)
+
+
 def nft() -> int:
     """The ruleset's generation; 0 where the kernel has no nf_tables."""
-    request = netlink.message(_NFNL_SUBSYS_NFTABLES << 8 | _NFT_MSG_GETGEN, netlink.NLM_F_REQUEST, family=0)
     try:
-        for reply in netlink.ask(netlink.NETFILTER, request):
-            value = dict(netlink.attributes(reply.body)).get(_NFTA_GEN_ID)
-            if value:
-                return int.from_bytes(value, "big")
+        return generation_of(netlink.ask(netlink.NETFILTER, NFT_REQUEST))
     except OSError:
         return 0
+
+
+def generation_of(replies: Iterable[netlink.Message]) -> int:
+    """In the answer to NFT_REQUEST."""
+    for reply in replies:
+        value = dict(netlink.attributes(reply.body)).get(_NFTA_GEN_ID)
+        if value:
+            return int.from_bytes(value, "big")
     return 0
 
 

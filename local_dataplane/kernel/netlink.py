@@ -15,7 +15,7 @@ NETFILTER = 12  # NETLINK_NETFILTER
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 1, 4, 0x300
 NLA_TYPE_MASK = 0x3FFF
 NLA_F_NESTED = 0x8000
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _NLM_F_DUMP_INTR = 0x10
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
@@ -60,7 +60,7 @@ def messages(data: bytes) -> Iterator[Message]:
         if size < _HEADER.size or offset + size > len(data):
             return
         payload = data[offset + _HEADER.size : offset + size]
-        if type_ == _NLMSG_ERROR:
+        if type_ == NLMSG_ERROR:
             errno = -struct.unpack_from("=i", payload)[0]
             if errno:
                 raise OSError(errno, "netlink request refused")
@@ -72,16 +72,21 @@ def ask(protocol: int, request: bytes) -> Iterator[Message]:
     """Send one request and yield what comes back: all parts of a dump, else one message.
 
     Raises OSError: what the kernel says, or InterruptedError when a dump was overtaken by changes."""
-    is_dump = _HEADER.unpack_from(request)[2] & NLM_F_DUMP == NLM_F_DUMP
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol) as sock:
         sock.settimeout(10)
-        sock.send(request)
-        while True:
-            for reply in messages(sock.recv(_BUFFER_BYTES)):
-                if reply.type == _NLMSG_DONE:
-                    return
-                if reply.flags & _NLM_F_DUMP_INTR:
-                    raise InterruptedError("the dump was overtaken by changes")
-                yield reply
-                if not is_dump:
-                    return
+        yield from converse(sock, request)
+
+
+def converse(sock: socket.socket, request: bytes) -> Iterator[Message]:
+    """`ask` on a socket that is open already. Whoever does not take all of it cannot use the socket again."""
+    is_dump = _HEADER.unpack_from(request)[2] & NLM_F_DUMP == NLM_F_DUMP
+    sock.send(request)
+    while True:
+        for reply in messages(sock.recv(_BUFFER_BYTES)):
+            if reply.type == _NLMSG_DONE:
+                return
+            if reply.flags & _NLM_F_DUMP_INTR:
+                raise InterruptedError("the dump was overtaken by changes")
+            yield reply
+            if not is_dump:
+                return

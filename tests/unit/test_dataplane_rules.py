@@ -16,6 +16,9 @@ from local_dataplane.endpoints import Backend, Choice
 from local_dataplane.iptables.names import MAX_LENGTH, PREFIX, affinity_chain
 from local_dataplane.iptables.ruleset import Ruleset
 from local_dataplane.iptables.trace import Fate, Packet, Walker, Way
+from local_dataplane.nftables.chains import StickyEndpoint
+from local_dataplane.nftables.ruleset import Ruleset as NftablesRuleset
+from local_dataplane.nftables.trace import Walker as NftablesWalker
 from local_dataplane.table import PortKey, ServiceState
 
 CONFIG = NodeConfig(cluster_cidrs=("10.244.0.0/16", "fd00:10:244::/56"))
@@ -37,10 +40,24 @@ def _state(name: str = "web", here: bool = True, there: bool = True, **facts: ob
     return dataclasses.replace(base, **facts)  # type: ignore[arg-type]
 
 
-def _walker(*states: ServiceState, config: NodeConfig = CONFIG, **facts: object) -> Walker:
-    rules = Ruleset(IPFamily.IPV4, config, NODE)
-    rules.replace([(s.key, s) for s in states])
-    return Walker(rules.chains, frozenset({NODE_IP, "10.244.1.1"}), **facts)  # type: ignore[arg-type]
+both = pytest.mark.parametrize("mode", ["iptables", "nftables"])
+
+
+def _walker(
+    mode: str,
+    *states: ServiceState,
+    config: NodeConfig = CONFIG,
+    node: NodeFacts = NODE,
+    remembered: frozenset[str] = frozenset(),
+) -> Walker | NftablesWalker:
+    own = frozenset({NODE_IP, "10.244.1.1"})
+    if mode == "iptables":
+        rules = Ruleset(IPFamily.IPV4, config, node)
+        rules.replace([(s.key, s) for s in states])
+        return Walker(rules.chains, own, remembered)
+    table = NftablesRuleset(IPFamily.IPV4, config, node)
+    table.replace([(s.key, s) for s in states])
+    return NftablesWalker(table.chains, table.sets, table.elements, own, remembered)
 
 
 def _came_to(ways: list[Way]) -> set[tuple[Fate | str, bool]]:
@@ -102,8 +119,11 @@ def _matrix() -> list[object]:
 
 
 @pytest.mark.parametrize(("facts", "client", "frontend", "end"), _matrix())
-def test_who_comes_where(facts: dict[str, object], client: str, frontend: str, end: object) -> None:
-    walker = _walker(dataclasses.replace(ALL_WAYS, **facts))  # type: ignore[arg-type]
+@both
+def test_who_comes_where(
+    facts: dict[str, object], client: str, frontend: str, end: object, mode: str
+) -> None:
+    walker = _walker(mode, dataclasses.replace(ALL_WAYS, **facts))  # type: ignore[arg-type]
     destination, port = FRONTENDS[frontend]
     packet = dataclasses.replace(CLIENTS[client], destination=destination, port=port)
     assert _came_to(walker.ways(packet)) == end
@@ -139,8 +159,9 @@ def test_who_comes_where(facts: dict[str, object], client: str, frontend: str, e
         ),
     ],
 )
-def test_packets_at_the_edges(packet: Packet, end: object) -> None:
-    assert _came_to(_walker(ALL_WAYS).ways(packet)) == end
+@both
+def test_packets_at_the_edges(packet: Packet, end: object, mode: str) -> None:
+    assert _came_to(_walker(mode, ALL_WAYS).ways(packet)) == end
 
 
 @pytest.mark.parametrize(
@@ -150,9 +171,10 @@ def test_packets_at_the_edges(packet: Packet, end: object) -> None:
         pytest.param(NodeConfig(masquerade_all=True), "pod", TO_BOTH_MASQ, id="masquerade-all"),
     ],
 )
-def test_masquerade_settings(config: NodeConfig, client: str, end: object) -> None:
+@both
+def test_masquerade_settings(config: NodeConfig, client: str, end: object, mode: str) -> None:
     packet = dataclasses.replace(CLIENTS[client], destination="10.96.0.1", port=80)
-    assert _came_to(_walker(ALL_WAYS, config=config).ways(packet)) == end
+    assert _came_to(_walker(mode, ALL_WAYS, config=config).ways(packet)) == end
 
 
 BRIDGE = NodeConfig(detect_local=Detect.BRIDGE_INTERFACE, pod_interface="cni")
@@ -189,10 +211,11 @@ def test_who_is_a_pod(config: NodeConfig, packet: Packet, end: object) -> None:
         assert {way.backend for way in ways} == {str(backend) for backend, _ in outer}
 
 
-def test_nodeports_on_localhost_are_for_the_nodes_own_programs() -> None:
+@both
+def test_nodeports_on_localhost_are_for_the_nodes_own_programs(mode: str) -> None:
     own = Packet("127.0.0.1", "127.0.0.1", 30080, from_node=True)
-    assert _came_to(_walker(ALL_WAYS).ways(own)) == {(Fate.UNTOUCHED, False)}
-    walker = _walker(ALL_WAYS, config=dataclasses.replace(CONFIG, localhost_nodeports=True))
+    assert _came_to(_walker(mode, ALL_WAYS).ways(own)) == {(Fate.UNTOUCHED, False)}
+    walker = _walker(mode, ALL_WAYS, config=dataclasses.replace(CONFIG, localhost_nodeports=True))
     assert _came_to(walker.ways(own)) == TO_BOTH_MASQ
     neighbour = Packet(OUTSIDE, "127.0.0.1", 30080)
     walker = dataclasses.replace(walker, node_addresses=walker.node_addresses | {"127.0.0.1"})
@@ -200,16 +223,18 @@ def test_nodeports_on_localhost_are_for_the_nodes_own_programs() -> None:
         assert _came_to(walker.ways(dataclasses.replace(neighbour, port=port))) == DROPPED
 
 
-def test_masquerade_all_is_for_cluster_ips() -> None:
+@both
+def test_masquerade_all_is_for_cluster_ips(mode: str) -> None:
     config = dataclasses.replace(CONFIG, masquerade_all=True)
-    walker = _walker(dataclasses.replace(ALL_WAYS, external_policy=LOCAL), config=config)
+    walker = _walker(mode, dataclasses.replace(ALL_WAYS, external_policy=LOCAL), config=config)
     assert _came_to(walker.ways(Packet(OUTSIDE, "203.0.113.9", 80))) == TO_HERE
     assert _came_to(walker.ways(Packet(POD, "203.0.113.9", 80))) == TO_BOTH
 
 
-def test_nodeport_addresses_limit_nodeports() -> None:
+@both
+def test_nodeport_addresses_limit_nodeports(mode: str) -> None:
     config = dataclasses.replace(CONFIG, nodeport_addresses=("192.0.2.0/24", "fd00::/8"))
-    walker = _walker(ALL_WAYS, config=config)
+    walker = _walker(mode, ALL_WAYS, config=config)
     assert _came_to(walker.ways(Packet(OUTSIDE, NODE_IP, 30080))) == TO_BOTH_MASQ
     assert _came_to(walker.ways(Packet(OUTSIDE, "10.244.1.1", 30080))) == {(Fate.UNTOUCHED, False)}
 
@@ -227,8 +252,9 @@ RANGES = ("198.51.100.0/24", "203.0.114.0/24")
         pytest.param(Packet("192.0.2.99", "203.0.113.1", 80), TO_BOTH_MASQ, id="not for externalIPs"),
     ],
 )
-def test_source_ranges(packet: Packet, end: object) -> None:
-    assert _came_to(_walker(dataclasses.replace(ALL_WAYS, source_ranges=RANGES)).ways(packet)) == end
+@both
+def test_source_ranges(packet: Packet, end: object, mode: str) -> None:
+    assert _came_to(_walker(mode, dataclasses.replace(ALL_WAYS, source_ranges=RANGES)).ways(packet)) == end
 
 
 @pytest.mark.parametrize(
@@ -239,51 +265,58 @@ def test_source_ranges(packet: Packet, end: object) -> None:
         pytest.param(("198.51.100.0/24", "0.0.0.0/0"), TO_BOTH_MASQ, id="everybody"),
     ],
 )
-def test_a_node_that_has_the_load_balancers_address(ranges: tuple[str, ...], end: object) -> None:
-    walker = _walker(dataclasses.replace(ALL_WAYS, source_ranges=ranges))
+@both
+def test_a_node_that_has_the_load_balancers_address(ranges: tuple[str, ...], end: object, mode: str) -> None:
+    walker = _walker(mode, dataclasses.replace(ALL_WAYS, source_ranges=ranges))
     assert _came_to(walker.ways(Packet("203.0.113.9", "203.0.113.9", 80, from_node=True))) == end
 
 
-def test_source_ranges_hold_when_there_are_no_endpoints() -> None:
-    walker = _walker(dataclasses.replace(ALL_WAYS, source_ranges=RANGES, choice=Choice()))
+@both
+def test_source_ranges_hold_when_there_are_no_endpoints(mode: str) -> None:
+    walker = _walker(mode, dataclasses.replace(ALL_WAYS, source_ranges=RANGES, choice=Choice()))
     assert _came_to(walker.ways(Packet("192.0.2.99", "203.0.113.9", 80))) == DROPPED
     assert _came_to(walker.ways(Packet(OUTSIDE, "203.0.113.9", 80))) == REFUSED
 
 
-def test_an_external_ip_may_be_the_nodes_own_address() -> None:
+@both
+def test_an_external_ip_may_be_the_nodes_own_address(mode: str) -> None:
     """The frontend of the address goes first, NodePorts of other Services stay reachable."""
     port = _state("port", node_port=30080, cluster_ip="10.96.0.2", there=False)
     own = _state("own", external_ips=(NODE_IP,), here=False)
-    walker = _walker(port, own)
+    walker = _walker(mode, port, own)
     assert _came_to(walker.ways(Packet(OUTSIDE, NODE_IP, 80))) == TO_THERE_MASQ
     assert _came_to(walker.ways(Packet(OUTSIDE, NODE_IP, 30080))) == TO_HERE_MASQ
     assert _came_to(walker.ways(Packet(OUTSIDE, NODE_IP, 22))) == {(Fate.UNTOUCHED, False)}
 
 
-def test_an_endpoint_may_be_where_another_service_refuses() -> None:
+@both
+def test_an_endpoint_may_be_where_another_service_refuses(mode: str) -> None:
     """A packet on its way to a host-network endpoint is not taken for a client of that address."""
     host = Backend(NODE_IP, 9100)
     web = _state("web", choice=Choice((host,), (host,), (host,)))
     empty = _state("empty", cluster_ip="10.96.0.2", port=9100, external_ips=(NODE_IP,), choice=Choice())
-    walker = _walker(web, empty)
+    walker = _walker(mode, web, empty)
     assert _came_to(walker.ways(Packet(POD, "10.96.0.1", 80))) == {(f"{NODE_IP}:9100", False)}
     assert _came_to(walker.ways(Packet(POD, NODE_IP, 9100))) == REFUSED
 
 
-def test_affinity() -> None:
+@both
+def test_affinity(mode: str) -> None:
     sticky = dataclasses.replace(ALL_WAYS, affinity_s=60)
     packet = Packet(POD, "10.96.0.1", 80)
-    assert _came_to(_walker(sticky).ways(packet)) == TO_BOTH
-    known = frozenset({affinity_chain(sticky.key, THERE)})
-    assert _came_to(_walker(sticky, remembered=known).ways(packet)) == TO_THERE
+    assert _came_to(_walker(mode, sticky).ways(packet)) == TO_BOTH
+    name = affinity_chain(sticky.key, THERE)
+    known = frozenset({name if mode == "iptables" else StickyEndpoint(sticky.key, THERE, 60).clients})
+    assert _came_to(_walker(mode, sticky, remembered=known).ways(packet)) == TO_THERE
 
 
 @pytest.mark.parametrize("affinity_s", [0, 60], ids=["plain", "affinity"])
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 32, 33, 64, 100, 1000, 3000])
-def test_every_endpoint_is_as_likely_as_the_others(count: int, affinity_s: int) -> None:
+@both
+def test_every_endpoint_is_as_likely_as_the_others(count: int, affinity_s: int, mode: str) -> None:
     backends = tuple(Backend(f"10.244.{i // 250}.{i % 250 + 1}", 8080) for i in range(count))
     choice = Choice(backends, (), backends)
-    ways = _walker(_state(choice=choice, affinity_s=affinity_s)).ways(Packet(POD, "10.96.0.1", 80))
+    ways = _walker(mode, _state(choice=choice, affinity_s=affinity_s)).ways(Packet(POD, "10.96.0.1", 80))
     assert {w.backend for w in ways} == {f"{b.address}:{b.port}" for b in backends}
     assert all(abs(w.probability * count - 1) < count * 2**-31 for w in ways)
     if not affinity_s:
@@ -324,9 +357,10 @@ def _many(count: int, vip_bits: int) -> list[ServiceState]:
 
 
 @pytest.mark.parametrize("vip_bits", [14, 20], ids=["dense addresses", "scattered addresses"])
-def test_no_packet_meets_more_than_64_rules_at_10_000_services(vip_bits: int) -> None:
+@both
+def test_no_packet_meets_more_than_64_rules_at_10_000_services(vip_bits: int, mode: str) -> None:
     states = _many(10_000, vip_bits)
-    walker = _walker(*states)
+    walker = _walker(mode, *states)
     strangers = [
         Packet(POD, "8.8.8.8", 53, "udp"),
         Packet(POD, "10.95.255.255", 80),
@@ -356,12 +390,13 @@ def test_no_packet_meets_more_than_64_rules_at_10_000_services(vip_bits: int) ->
     assert most <= 64
 
 
-def test_ports_of_one_address_are_found_by_a_tree_too() -> None:
+@both
+def test_ports_of_one_address_are_found_by_a_tree_too(mode: str) -> None:
     states = [
         _state(f"svc-{i}", cluster_ip="", external_ips=("203.0.113.1",), port=1 + i * 13) for i in range(5000)
     ]
     states = [dataclasses.replace(s, cluster_ip=f"10.96.{i // 250}.{i % 250}") for i, s in enumerate(states)]
-    walker = _walker(*states)
+    walker = _walker(mode, *states)
     for state in states[::97]:
         ways = walker.ways(Packet(OUTSIDE, "203.0.113.1", state.port))
         assert _came_to(ways) == TO_BOTH_MASQ
