@@ -1,4 +1,5 @@
-"""A small cluster in the lab: two nodes that run `lbprov node` for real, one with each iptables backend."""
+"""A small cluster in the lab: two nodes that run `lbprov node` for real, in each mode: iptables (one node with
+each backend), then nftables."""
 
 from __future__ import annotations
 
@@ -28,6 +29,7 @@ class NodeAgent:
 
     def __init__(self, node: Host, folder: Path, *flags: str) -> None:
         self.node = node
+        self.flags = flags
         self.words: collections.deque[str] = collections.deque(maxlen=50)
         self._changed = threading.Condition()
         self._version = ""
@@ -145,16 +147,29 @@ def cluster_of() -> Callable[[Path, Sequence[Host]], ManifestFolder]:
     return ManifestFolder
 
 
+MODES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "iptables": (("--iptables-backend", "nft"), ("--iptables-backend", "legacy")),
+    "nftables": (("--mode", "nftables"), ("--mode", "nftables")),
+}
+"""Mode -> the flags of node-1 and node-2."""
+
+
+@pytest.fixture(scope="module", params=list(MODES))
+def mode(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def follow() -> Iterator[Callable[[Path, Sequence[Host]], ManifestFolder]]:
-    """`follow(path, nodes)`: a folder that agents on node-1 (nft) and node-2 (legacy) follow."""
+def follow(mode: str) -> Iterator[Callable[[Path, Sequence[Host]], ManifestFolder]]:
+    """`follow(path, nodes)`: a folder that agents on node-1 and node-2 follow, in every mode. The second mode
+    finds the rules of the first."""
     running: list[ManifestFolder] = []
 
     def begin(path: Path, nodes: Sequence[Host]) -> ManifestFolder:
         folder = ManifestFolder(path, nodes)
         running.append(folder)
-        for node, backend in zip(nodes, ("nft", "legacy"), strict=False):
-            folder.agents.append(NodeAgent(node, path, "--iptables-backend", backend))
+        for node, flags in zip(nodes, MODES[mode], strict=False):
+            folder.agents.append(NodeAgent(node, path, *flags))
         return folder
 
     yield begin

@@ -13,7 +13,7 @@ from lbprov.lab import Answer, Host, Lab, NodeHost, Probe, Refused, Reply, Timed
 VIPS = {4: "10.96.8.{}", 6: "fd00:10:96::8{:02x}"}
 PATHS = [
     pytest.param(path, family, id=f"{path}, IPv{family}")
-    for path in ("pod by nft", "pod by legacy", "outside by nft", "outside by legacy")
+    for path in ("pod by node-1", "pod by node-2", "outside by node-1", "outside by node-2")
     for family in (4, 6)
 ]
 
@@ -76,13 +76,13 @@ class Changing:
             return Probe(
                 VIPS[family].format(self.number), 80 if protocol == "http" else 53, protocol, **facts
             )
-        node = self.lab.hosts["node-1" if path.endswith("nft") else "node-2"]
+        node = self.lab.hosts[path.split()[-1]]
         ip, port = node.ipv4 if family == 4 else node.ipv6, 31000 + 2 * self.number + (protocol == "udp")
         return Probe(ip, port, protocol, **facts)
 
     def asker(self, path: str) -> Host:
-        who, number = "ask" if path.startswith("pod") else "client", 1 if path.endswith("nft") else 2
-        return self.lab.hosts[f"{who}-{number}"]
+        who = "ask" if path.startswith("pod") else "client"
+        return self.lab.hosts[f"{who}-{path[-1]}"]
 
 
 @pytest.fixture(scope="module")
@@ -137,10 +137,10 @@ def test_no_request_fails_when_the_agent_is_killed_and_comes_back(
         service.asker(path).keep_asking([service.probe(path, family, "http") for family in (4, 6)])
         for path in sorted({path for path, _ in ALL_PATHS})
     ]
-    for number, (agent, backend) in enumerate(zip(list(folder.agents), ("nft", "legacy"), strict=True)):
+    for number, agent in enumerate(list(folder.agents)):
         agent.process.send_signal(signal.SIGKILL)
         agent.process.wait()
-        folder.agents[number] = start_agent(agent.node, folder.path, "--iptables-backend", backend)
+        folder.agents[number] = start_agent(agent.node, folder.path, *agent.flags)
     folder.settle()
     first_words = [agent.words[0] for agent in folder.agents]
     assert all('"msg": "applied"' in word and '"rules": 0' in word for word in first_words), first_words
@@ -217,8 +217,8 @@ def test_udp_flows_that_were_stale_before_the_agent_started(
     folder.remove("went")
     folder.settle()
     assert _answered_by(_ask_all(moved, 5004)) == {"web-1a"}, "the old rules still hold"
-    for agent, backend in zip(agents, ("nft", "legacy"), strict=True):
-        folder.agents.append(start_agent(agent.node, folder.path, "--iptables-backend", backend))
+    for agent in agents:
+        folder.agents.append(start_agent(agent.node, folder.path, *agent.flags))
     folder.settle()
     assert _answered_by(_ask_all(moved, 5004)) == {"web-1b"}
     assert not [a for a in _ask_all(gone, 5005, 0.3).values() if isinstance(a, Reply)]

@@ -1,7 +1,7 @@
-"""Real packets through real rules: who reaches what from where, in both families and both backends.
+"""Real packets through real rules: who reaches what from where, in both families and every mode.
 
-One cluster stands for all: node-1 programs iptables-nft, node-2 iptables-legacy. Every case is asked by way
-of each node. All probes are made at once, before the first case looks at its answer.
+One cluster stands for all: in iptables mode, node-1 programs the nft backend and node-2 legacy. Every case is
+asked by way of each node. All probes of a mode are made at once, before the first case looks at its answer.
 """
 
 from __future__ import annotations
@@ -281,11 +281,18 @@ def _probe(question: Question, lab: Lab) -> Probe:
 
 
 @pytest.fixture(scope="module")
+def host_network_endpoint(two_nodes: tuple[Lab, NodeHost, NodeHost]) -> None:
+    two_nodes[1].serve(http=80, udp=53)
+
+
+@pytest.fixture(scope="module")
 def answers(
-    two_nodes: tuple[Lab, NodeHost, NodeHost], tmp_path_factory: pytest.TempPathFactory, follow: Any
+    two_nodes: tuple[Lab, NodeHost, NodeHost],
+    tmp_path_factory: pytest.TempPathFactory,
+    host_network_endpoint: None,
+    follow: Any,
 ) -> dict[Question, list[Answer]]:
     lab, *nodes = two_nodes
-    nodes[0].serve(http=80, udp=53)  # the host-network endpoint
     folder = follow(tmp_path_factory.mktemp("packets"), nodes)
     for service in SERVICES:
         folder.put(service.name, *service.manifests(lab))
@@ -304,7 +311,7 @@ def answers(
 
 def _id(question: Question) -> str:
     case, number, family, protocol = question
-    return f"{case}, {'nft' if number == '1' else 'legacy'} IPv{family} {protocol}"
+    return f"{case}, node-{number} IPv{family} {protocol}"
 
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=_id)
