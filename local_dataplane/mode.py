@@ -50,6 +50,11 @@ class Program(typing.Protocol):
         """What the kernel refuses."""
 
     @property
+    def rules_held(self) -> int:
+        """Rules of ours in the kernel (in nftables, elements too), as far as we know. May be asked from
+        another thread."""
+
+    @property
     def dead_chains(self) -> int:
         """Chains in the kernel that nothing leads to any more; `sweep` removes them."""
 

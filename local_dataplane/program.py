@@ -68,7 +68,6 @@ class FamilyProgram:
 
     @property
     def rules_held(self) -> int:
-        """Rules of ours in the kernel, as far as we know. May be asked from another thread."""
         return sum(map(len, list(self._have.values())))
 
     @property

@@ -162,7 +162,7 @@ class Internal:
 
     @property
     def leads_to(self) -> tuple[Recipe, ...]:
-        return (self.choice,)
+        return (self.choice,) if isinstance(self.choice, Sticky) else ()
 
     @property
     def sets(self) -> tuple[str, ...]:
@@ -185,7 +185,7 @@ class External:
 
     @property
     def leads_to(self) -> tuple[Recipe, ...]:
-        return (self.choice,)
+        return (self.choice,) if isinstance(self.choice, Sticky) else ()
 
     @property
     def sets(self) -> tuple[str, ...]:
@@ -275,7 +275,7 @@ Recipe = Pick | StickyEndpoint | Sticky | Internal | External | ExternalLocal | 
 
 
 def _then(choice: Choice, where: Where) -> tuple[Rule, ...]:
-    """A choice by way of the shared chain costs a jump; its one rule may as well stand here."""
+    """A choice by the frontend's key is one rule, and stands here."""
     return choice.chain(where).rules if isinstance(choice, Pick) else ((goto(choice.name),),)
 
 

@@ -129,3 +129,15 @@ def endpoint_number(key: bytes) -> tuple[bytes, Scope, int]:
     value = int(struct.unpack("=I", key[-4:])[0])
     scope = Scope.OWN if value >= Scope.OWN else Scope.ALL
     return key[:-4], scope, value - scope
+
+
+def frontend_at(set_name: str, place: bytes) -> Frontend | None:
+    """The frontend that an element is about; None where it is about no single one."""
+    if set_name in DISPATCH:
+        return frontend_of(place)
+    if set_name in (ENDPOINTS, NODEPORT_ENDPOINTS):
+        return frontend_of(place[:-4])
+    if set_name == ALLOWED:
+        v4 = len(place) == 2 * (4 + 8 + 4)
+        return frontend_of(place[: (4 if v4 else 16) + 8])
+    return None

@@ -36,7 +36,7 @@ def is_alien(ruleset: Ruleset, have: Contents) -> bool:
 def parts(ruleset: Ruleset, have: Contents | None) -> list[Part]:
     """What brings the dirty places from `have` to what is wanted; nothing of others is looked at. Chains that
     nothing leads to any more are left to `removals`."""
-    common = Part(None)
+    common, leftovers = Part(None), Part(None)
     if have is None:
         common.changes.append(ob.AddTable())
         have = Contents()
@@ -53,9 +53,11 @@ def parts(ruleset: Ruleset, have: Contents | None) -> list[Part]:
         if there is None or there != chain.marks():
             part(ruleset.owner(name)).changes += rewritten(name, chain)
     for owner, deletions, additions in _by_owner(ruleset, have):
-        part(owner).changes += [ob.DeleteElements(n, tuple(e)) for n, e in deletions.items()]
+        # What is nobody's any more goes when everybody has what is new.
+        gone = leftovers if owner is None else part(owner)
+        gone.changes += [ob.DeleteElements(n, tuple(e)) for n, e in deletions.items()]
         part(owner).changes += [ob.AddElements(n, tuple(e)) for n, e in additions.items()]
-    return [p for p in (common, *own.values()) if p.changes]
+    return [p for p in (common, *own.values(), leftovers) if p.changes]
 
 
 def rewritten(name: str, chain: Chain) -> list[Change]:
@@ -75,7 +77,8 @@ def _by_owner(ruleset: Ruleset, have: Contents) -> Iterable[tuple[PortKey | None
         there, want = have.elements.get(name, {}).get(place), ruleset.elements[name].get(place)
         if there == want:
             continue
-        deletions, additions = changes.setdefault(owner, ({}, {}))
+        whose = owner or ruleset.owner_at((name, place))
+        deletions, additions = changes.setdefault(whose, ({}, {}))
         if there is not None:
             deletions.setdefault(name, []).append(there)
         if want is not None:

@@ -57,6 +57,12 @@ class NftablesProgram:
         return self.ruleset.table
 
     @property
+    def rules_held(self) -> int:
+        have = self._have or Contents()
+        rules = sum(len(chain.rules) for chain in list(have.chains.values()))
+        return rules + sum(map(len, list(have.elements.values())))
+
+    @property
     def dead_chains(self) -> int:
         return len(self._have.chains.keys() - self.ruleset.chains.keys()) if self._have else 0
 

@@ -125,9 +125,17 @@ def _need(recipe: Recipe, found: dict[str, Recipe]) -> None:
 
 
 def _scopes(recipe: Recipe) -> set[Scope]:
-    if isinstance(recipe, Pick | Sticky):
-        return {recipe.scope}
-    return {scope for further in recipe.leads_to for scope in _scopes(further)}
+    """Whose endpoints are to be in the frontend's elements."""
+    match recipe:
+        case Internal(choice) | External(choice):
+            return {choice.scope}
+        case ExternalLocal(anywhere, here):
+            return {anywhere.scope, here.scope} if here else {anywhere.scope}
+        case Firewall(admitted):
+            return _scopes(admitted)
+        case Pick() | Sticky():
+            return {recipe.scope}
+    return set()
 
 
 def _allowed(state: ServiceState, node: NodeFacts) -> list[tuple[bytes, bytes]]:

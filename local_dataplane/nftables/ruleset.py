@@ -104,6 +104,12 @@ class Ruleset:
         recipe = self._recipes.get(chain)
         return chains.owner(recipe) if recipe else None
 
+    def owner_at(self, place: Place) -> PortKey | None:
+        """Who has the frontend that an element is about."""
+        frontend = layout.frontend_at(*place)
+        claim = self.table.holder(frontend) if frontend else None
+        return claim.key if claim else None
+
     # ── rendering ──
 
     def _frontends(self, key: PortKey) -> tuple[tuple[Frontend, Purpose], ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import ipaddress
 import socket
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -68,8 +69,9 @@ class Walker:
         for position in range(at, len(rule)):
             e = rule[position]
             if isinstance(e, ex.Random):
-                for value in range(e.modulus):
-                    part = replace(walk, probability=walk.probability / e.modulus)
+                asked = rule[position + 1] if position + 1 < len(rule) else None
+                for value, chance in _throws(e, asked):
+                    part = replace(walk, probability=walk.probability * chance)
                     dice = _put(registers, e.to, layout.number(value + e.offset))
                     yield from self._evaluate(rule, position + 1, part, dice)
                 return
@@ -77,7 +79,7 @@ class Walker:
                 yield self._end(e, walk, registers)
                 return
             if isinstance(e, ex.SetMark):
-                walk = replace(walk, mark=int.from_bytes(_get(registers, e.source, 4), _HOST))
+                walk = replace(walk, mark=int.from_bytes(_get(registers, e.source, 4), sys.byteorder))
                 continue
             following = self._compute(e, walk, registers)
             if following is None:
@@ -178,7 +180,12 @@ class _Walk:
     stack: tuple[tuple[tuple[Rule, ...], int], ...] = field(default=())
 
 
-_HOST = "little" if layout.number(1)[0] else "big"
+def _throws(dice: ex.Random, asked: ex.Expression | None) -> list[tuple[int, float]]:
+    """(number without offset, how likely); two only where the next question is whether it is zero."""
+    n = dice.modulus
+    if isinstance(asked, ex.Compare) and asked.data == layout.number(0) and n > 1:
+        return [(0, 1 / n), (1, 1 - 1 / n)]
+    return [(value, 1 / n) for value in range(n)]
 
 
 def _put(registers: bytes, at: int, data: bytes) -> bytes:

@@ -1,5 +1,5 @@
-"""A small cluster in the lab: two nodes that run `lbprov node` for real, in each mode: iptables (one node with
-each backend), then nftables."""
+"""A small cluster in the lab: two nodes that run `lbprov node` for real, in each mode: iptables (one node
+with each backend), then nftables."""
 
 from __future__ import annotations
 

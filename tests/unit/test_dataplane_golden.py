@@ -1,4 +1,5 @@
-"""Representative Services as the text that iptables-restore gets. tests/dataplane feeds it to the kernel."""
+"""Representative Services as the text that iptables-restore gets, and as the table of nftables mode.
+tests/dataplane feeds both to the kernel."""
 
 from __future__ import annotations
 
@@ -12,6 +13,8 @@ from local_dataplane.config import NodeConfig, NodeFacts
 from local_dataplane.endpoints import Backend, Choice
 from local_dataplane.iptables.restore import jump_commands, parse_save, restores
 from local_dataplane.iptables.ruleset import Ruleset
+from local_dataplane.nftables.objects import Element
+from local_dataplane.nftables.ruleset import Ruleset as NftablesRuleset
 from local_dataplane.table import PortKey, ServiceState
 
 CONFIG = NodeConfig(("10.244.0.0/16", "fd00:10:244::/48"))
@@ -130,3 +133,33 @@ def test_rendered(scene: str, family: IPFamily, golden: Callable[[str, str], Non
     jumps = jump_commands(parse_save(""), insist_first=True)
     (restore,) = restores(rules.chains, {}, rules.dirty, jumps, chunked=False)
     golden(f"dataplane/{scene}-{family}.txt", restore.text())
+
+
+@pytest.mark.parametrize("family", list(IPFamily))
+@pytest.mark.parametrize("scene", SCENES)
+def test_rendered_as_a_table(scene: str, family: IPFamily, golden: Callable[[str, str], None]) -> None:
+    """Chains that every table has are shown once for each setting: in `nothing` and `other-settings`."""
+    states, config = SCENES[scene]
+    rules = NftablesRuleset(family, config, NODE)
+    shows_all = scene == "nothing" or config is not CONFIG
+    standing = set() if shows_all else set(rules.chains)
+    rules.replace([(s.key, s) for s in states(family)])
+    lines = []
+    for name, shape in rules.sets.items():
+        if rules.elements.get(name) or shape.size or shows_all:
+            lines += [f"set {name}: {shape.signature}", *map(_shown, _sorted(rules.elements.get(name, {})))]
+    for name in sorted(rules.chains.keys() - standing):
+        chain = rules.chains[name]
+        lines += [f"chain {name}{f': {chain.hook}' if chain.hook else ''}"]
+        lines += [f"    {'; '.join(map(str, rule))}" for rule in chain.rules]
+    golden(f"nftables/{scene}-{family}.txt", "".join(f"{line}\n" for line in lines))
+
+
+def _sorted(elements: dict[bytes, Element]) -> list[Element]:
+    return [elements[place] for place in sorted(elements)]
+
+
+def _shown(element: Element) -> str:
+    rest = f" : {element.data.hex()}" if element.data else f" : goto {element.chain}" if element.chain else ""
+    end = f"-{element.end.hex()}" if element.end else ""
+    return f"    {element.key.hex()}{end}{rest}{f'  # {element.label}' if element.label else ''}"

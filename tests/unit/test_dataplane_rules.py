@@ -357,10 +357,9 @@ def _many(count: int, vip_bits: int) -> list[ServiceState]:
 
 
 @pytest.mark.parametrize("vip_bits", [14, 20], ids=["dense addresses", "scattered addresses"])
-@both
-def test_no_packet_meets_more_than_64_rules_at_10_000_services(vip_bits: int, mode: str) -> None:
+def test_no_packet_meets_more_than_64_rules_at_10_000_services(vip_bits: int) -> None:
     states = _many(10_000, vip_bits)
-    walker = _walker(mode, *states)
+    walker = _walker("iptables", *states)
     strangers = [
         Packet(POD, "8.8.8.8", 53, "udp"),
         Packet(POD, "10.95.255.255", 80),
@@ -390,13 +389,32 @@ def test_no_packet_meets_more_than_64_rules_at_10_000_services(vip_bits: int, mo
     assert most <= 64
 
 
-@both
-def test_ports_of_one_address_are_found_by_a_tree_too(mode: str) -> None:
+def test_a_packet_in_nftables_meets_the_same_few_rules_whatever_there_is() -> None:
+    states = _many(500, 14)
+    walker = _walker("nftables", *states)
+    strangers = [
+        Packet(POD, "8.8.8.8", 53, "udp"),
+        Packet(OUTSIDE, NODE_IP, 22),
+        Packet(NODE_IP, "8.8.8.8", 53, from_node=True),
+    ]
+    most = max(w.rules_met for packet in strangers for w in walker.ways(packet))
+    for state in states[::17]:
+        assert _came_to(walker.ways(Packet(POD, state.cluster_ip, 81))) == REFUSED
+        frontends = [(state.cluster_ip, state.port), *((ip, state.port) for ip in state.external_ips)]
+        frontends += [(NODE_IP, state.node_port)] if state.node_port else []
+        for address, port in frontends:
+            ways = walker.ways(Packet(OUTSIDE, address, port))
+            assert _came_to(ways) == (TO_BOTH_MASQ if state.has_endpoints else REFUSED)
+            most = max(most, *(w.rules_met for w in ways))
+    assert most <= 24
+
+
+def test_ports_of_one_address_are_found_by_a_tree_too() -> None:
     states = [
         _state(f"svc-{i}", cluster_ip="", external_ips=("203.0.113.1",), port=1 + i * 13) for i in range(5000)
     ]
     states = [dataclasses.replace(s, cluster_ip=f"10.96.{i // 250}.{i % 250}") for i, s in enumerate(states)]
-    walker = _walker(mode, *states)
+    walker = _walker("iptables", *states)
     for state in states[::97]:
         ways = walker.ways(Packet(OUTSIDE, "203.0.113.1", state.port))
         assert _came_to(ways) == TO_BOTH_MASQ
