@@ -30,6 +30,8 @@ _NOT_YET = GONE | {"InvalidSecurityGroup"}
 
 
 def apply(hands: Hands, step: Step, bindings: Bindings) -> None:
+    if _belongs_to_what_was_refused(step.body, bindings):
+        return
     try:
         made = _HANDLERS[type(step.body)](dataclasses.replace(hands, bindings=bindings), step.body)
     except Refused as refusal:
@@ -39,6 +41,12 @@ def apply(hands: Hands, step: Step, bindings: Bindings) -> None:
         raise RetryLater(f"{refusal}: looking again", 2) from refusal
     if made is not None:
         bindings[step.id] = made
+
+
+def _belongs_to_what_was_refused(body: object, bindings: Bindings) -> bool:
+    """A step that AWS refused and that others need not wait for has made nothing, which is bound as such."""
+    refs = (getattr(body, name, "") for name in ("group_ref", "ref"))
+    return any(ref and bindings.get(ref) == "" for ref in refs)
 
 
 def _set_tags(hands: Hands, body: writes.SetTags) -> None:

@@ -7,9 +7,10 @@ import dataclasses
 from lbprov.api import RetryLater
 from lbprov_aws import elbv2, writes
 from lbprov_aws.hands import Hands
-from lbprov_aws.refusals import Refused
+from lbprov_aws.refusals import QUOTA, Refused
 from lbprov_aws.refused import CODES, certificate_key
 from lbprov_aws.resources import ListenerRecord, LoadBalancerRecord, TargetGroupRecord
+from lbprov_aws.room import LISTENERS, part_key
 
 
 def create_listener(hands: Hands, body: writes.CreateListener) -> str:
@@ -28,6 +29,9 @@ def create_listener(hands: Hands, body: writes.CreateListener) -> str:
     except Refused as refusal:
         _look_again_at_listeners(hands, balancer, refusal)
         if _is_remembered(hands, body, refusal):
+            return ""
+        if refusal.code in QUOTA:
+            hands.refusals.add(body.owner, part_key(f"listener:{body.port}"), str(refusal))
             return ""
         raise
     _put_listener(hands, balancer, listener)
@@ -93,6 +97,7 @@ def _add_certificates(
 def delete_listener(hands: Hands, body: writes.DeleteListener) -> None:
     balancer = hands.own(hands.bindings[body.balancer_ref], body.owner, LoadBalancerRecord)
     elbv2.delete(hands.cloud, "DeleteListener", ListenerArn=body.arn)
+    hands.refusals.withdraw(body.owner, LISTENERS)
     rest = tuple(x for x in balancer.listeners or () if x.arn != body.arn)
     hands.inventory.put(dataclasses.replace(balancer, listeners=rest))
 

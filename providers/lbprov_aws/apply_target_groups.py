@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
 
 from lbprov.api import RetryLater
 from lbprov_aws import elbv2, writes
 from lbprov_aws.hands import Hands
-from lbprov_aws.refusals import DUPLICATE, Refused
+from lbprov_aws.refusals import DUPLICATE, QUOTA, Refused
 from lbprov_aws.resources import TargetGroupRecord
+from lbprov_aws.room import GROUPS, TARGETS, fill, part_key, target_key
 
 
 def create_target_group(hands: Hands, body: writes.CreateTargetGroup) -> str:
@@ -25,6 +27,10 @@ def create_target_group(hands: Hands, body: writes.CreateTargetGroup) -> str:
         )
         hands.inventory.put_created(group)
     except Refused as refusal:
+        if refusal.code in QUOTA:
+            group_ref = f"tg:{body.port}-{body.protocol.lower()}"
+            hands.refusals.add(body.owner, part_key(group_ref), str(refusal))
+            return ""
         if refusal.code not in DUPLICATE:
             raise
         named = elbv2.target_group_named(hands.cloud, body.name)
@@ -40,7 +46,23 @@ def set_health_check(hands: Hands, body: writes.SetHealthCheck) -> None:
 
 def register(hands: Hands, body: writes.RegisterTargets) -> None:
     group = hands.own(hands.bindings[body.group_ref], body.owner, TargetGroupRecord)
-    joined = _register_possible(hands, group.arn, body.instances)
+
+    def register(instances: Sequence[str]) -> bool:
+        """Those that are refused for another reason than a quota do not count."""
+        try:
+            joined.update(_register_possible(hands, group.arn, tuple(instances)))
+        except Refused as refusal:
+            if refusal.code not in QUOTA:
+                raise
+            why.append(str(refusal))
+            return False
+        return True
+
+    joined: set[str] = set()
+    why: list[str] = []
+    tried = fill(body.instances, register)
+    for instance in body.instances[len(tried) :]:
+        hands.refusals.add(body.owner, target_key(body.group_ref, instance), why[-1])
     hands.inventory.put(dataclasses.replace(group, targets=(group.targets or frozenset()) | joined))
 
 
@@ -68,6 +90,7 @@ def deregister(hands: Hands, body: writes.DeregisterTargets) -> None:
     except Refused as refusal:
         if refusal.code != "InvalidTarget":
             raise
+    hands.refusals.withdraw(body.owner, TARGETS)
     targets = (group.targets or frozenset()) - frozenset(body.instances)
     hands.inventory.put(dataclasses.replace(group, targets=targets))
 
@@ -82,4 +105,5 @@ def delete_target_group(hands: Hands, body: writes.DeleteTargetGroup) -> None:
         if refusal.code != "ResourceInUse":
             raise
         raise RetryLater(f"target group {group.name} is still in use by a listener", 5) from None
+    hands.refusals.withdraw(body.owner, GROUPS)
     hands.inventory.drop(body.arn)

@@ -139,6 +139,7 @@ class Observer:
             rejected=self._rejected.now(),
             once_rejected=self._rejected.ever(),
             refused=self._refusals.of(desired.owner),
+            once_refused=self._refusals.once(desired.owner),
             standing=self._standing(wanted, live),
             groups=self._security_groups(wanted, live, vpc_id),
         )

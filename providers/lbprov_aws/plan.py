@@ -19,6 +19,7 @@ from lbprov_aws import (
     plan_security,
     plan_targets,
     refused,
+    room,
     settled,
     writes,
 )
@@ -76,8 +77,13 @@ def _converge(desired: LoadBalancer, observed: Observed) -> Plan:
         balancer = _keep(desired, wanted, observed, live)
         vpc_id = live.vpc_id
     rules = plan_security.rules(wanted, observed)
-    targets = plan_targets.plan(wanted, observed, vpc_id)
-    listeners = plan_listeners.plan(wanted, live, targets.known, dict(observed.refused))
+    refusals = dict(observed.refused)
+    fits = room.with_groups(wanted, plan_targets.groups_by_id(observed.target_groups, vpc_id), refusals)
+    targets = plan_targets.plan(fits, observed, vpc_id)
+    numbers = [listener.port for listener in (live.listeners if live else None) or ()]
+    fits = room.with_listeners(fits, numbers, refusals)
+    room.refuse_nothing_left(wanted, fits, refusals)
+    listeners = plan_listeners.plan(fits, live, targets.known, refusals)
     steps = (
         *plan_security.own_group(wanted, observed, vpc_id),
         *(rules.revoke if rules.revoke_first else ()),
@@ -93,13 +99,14 @@ def _converge(desired: LoadBalancer, observed: Observed) -> Plan:
     foreign = _foreign(observed, listeners.foreign, listeners.blocked)
     return Plan(
         owner=desired.owner,
-        steps=steps,
+        steps=room.marked(steps, observed.once_refused),
         notices=(
             *balancer.notices,
             *wanted.notices,
             *targets.notices,
             *plan_security.missing_notices(wanted, observed),
             *refused.notices(wanted, observed.refused),
+            *room.notices(wanted, refusals),
             *foreign,
         ),
         bindings=_bindings(observed, targets.known),

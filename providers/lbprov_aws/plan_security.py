@@ -12,6 +12,7 @@ from lbprov.api import Action, Notice, Severity, Step, UserError
 from lbprov_aws import names, peer_annotations, writes
 from lbprov_aws.desired import PRIVATE_LINK, Wanted
 from lbprov_aws.resources import IngressRule, LoadBalancerRecord, Observed, SecurityGroupRecord, as_tags
+from lbprov_aws.room import rule_key
 from lbprov_aws.tags import tag_steps
 
 RULES_PER_GROUP = 60
@@ -133,7 +134,8 @@ def rules(wanted: Wanted, observed: Observed) -> Rules:
     ours = group.rules if group else frozenset()
     there = ours | (group.foreign_rules if group else frozenset())
     name = group.name if group else ""
-    missing, superfluous = tuple(sorted(wanted.rules - there)), tuple(sorted(ours - wanted.rules))
+    no_room = {rule for rule in wanted.rules - there if rule_key(rule) in dict(observed.refused)}
+    missing, superfluous = tuple(sorted(wanted.rules - there - no_room)), tuple(sorted(ours - wanted.rules))
     allow: tuple[Step, ...] = ()
     revoke: tuple[Step, ...] = ()
     if missing:

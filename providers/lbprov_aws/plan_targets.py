@@ -13,6 +13,7 @@ from lbprov.api import Action, Change, Notice, Owner, Severity, Step
 from lbprov_aws import names, plan_attributes, writes
 from lbprov_aws.desired import Port, Wanted
 from lbprov_aws.resources import Observed, TargetGroupRecord, as_tags
+from lbprov_aws.room import target_key
 
 TARGETS_PER_CALL = 200
 
@@ -114,7 +115,9 @@ def _difference(
 
 
 def _register(wanted: Wanted, group_id: str, instances: frozenset[str], observed: Observed) -> Iterator[Step]:
-    for number, chunk in enumerate(_chunks(instances)):
+    refused = dict(observed.refused)
+    fit = frozenset(i for i in instances if target_key(group_id, i) not in refused)
+    for number, chunk in enumerate(_chunks(fit)):
         body = writes.RegisterTargets(wanted.owner, group_id, chunk)
         step_id = _chunk_id(group_id, number, "join")
         again = observed.once_rejected.issuperset(chunk)

@@ -115,9 +115,10 @@ REASONS = (
     ReasonDoc(
         "QuotaReached",
         _W,
-        "",
-        "A quota of the AWS account is used up. The message has its name in Service Quotas. What was made "
-        "before stays; tried again every five minutes.",
+        "Quota",
+        "A quota of the AWS account is used up; the message has its name in Service Quotas. Ports, source "
+        "ranges and nodes without room are left out and named, the rest is served. Without room for the load "
+        "balancer itself Ready says so. Tried again every ten minutes, or five.",
     ),
     ReasonDoc(
         "WrongRegion",

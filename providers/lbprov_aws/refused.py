@@ -39,10 +39,12 @@ class Refusals:
         self._now_s = now_s
         self._lock = threading.Lock()
         self._by_owner: dict[Owner, dict[str, tuple[str, float]]] = {}
+        self._once: dict[Owner, set[str]] = {}
 
     def add(self, owner: Owner, key: str, message: str) -> None:
         with self._lock:
             self._by_owner.setdefault(owner, {})[key] = (message, self._now_s() + REFUSED_S)
+            self._once.setdefault(owner, set()).add(key)
 
     def of(self, owner: Owner) -> tuple[tuple[str, str], ...]:
         """Key and what AWS said, sorted; none that is too old."""
@@ -54,9 +56,21 @@ class Refusals:
                 del self._by_owner[owner]
         return tuple(sorted((key, message) for key, (message, _) in there.items()))
 
+    def once(self, owner: Owner) -> frozenset[str]:
+        """Keys of all that was ever refused: that it is tried again is nobody's doing."""
+        with self._lock:
+            return frozenset(self._once.get(owner, ()))
+
+    def withdraw(self, owner: Owner, prefix: str) -> None:
+        """What begins so may be tried again now."""
+        with self._lock:
+            there = self._by_owner.get(owner, {})
+            self._by_owner[owner] = {k: v for k, v in there.items() if not k.startswith(prefix)}
+
     def forget(self, owner: Owner) -> None:
         with self._lock:
             self._by_owner.pop(owner, None)
+            self._once.pop(owner, None)
 
 
 def attribute_key(ref: str, key: str, value: str) -> str:

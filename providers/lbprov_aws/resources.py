@@ -260,7 +260,8 @@ class Observed:
     - `sealed`: all is as wanted, by what an earlier process verified; what no listing shows was not read.
     - `rejected`: instances that AWS refused as targets a short time ago; `once_rejected`: at any time.
     - `attached`: security groups of other load balancers of the owner's, where one is looked at alone.
-    - `refused`: wishes of the owner's that AWS refused a short time ago, with what it said (see `Refusals`).
+    - `refused`: wishes of the owner's that AWS refused a short time ago, with what it said (see `Refusals`);
+      `once_refused`: keys of those that it refused at any time.
     - `standing`: the subnets that the load balancer stands in, where that matters.
     - `groups`: of security groups that the Service names, name -> id; those that do not exist are missing.
     """
@@ -284,6 +285,7 @@ class Observed:
     patience_s: float = 0.0
     attached: frozenset[str] = frozenset()
     refused: tuple[tuple[str, str], ...] = ()
+    once_refused: frozenset[str] = frozenset()
     standing: tuple[Subnet, ...] = ()
     groups: tuple[tuple[str, str], ...] = ()
 

@@ -154,7 +154,6 @@ def test_throttling_is_repeated_by_the_sdk_and_then_by_the_queue(lab: Lab, opera
     ("operation", "code", "said", "retryable"),
     [
         ("CreateLoadBalancer", "TooManyLoadBalancers", '"Network Load Balancers per Region" is', False),
-        ("AuthorizeSecurityGroupIngress", "RulesPerSecurityGroupLimitExceeded", "raise the quota", False),
         ("CreateLoadBalancer", "ExpiredToken", "does not accept the credentials", False),
         ("CreateLoadBalancer", "InvalidSubnet", r"\(InvalidSubnet\)", True),
     ],
