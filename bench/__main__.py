@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from bench import controller, dataplane, reconcile, startup
+from bench import aws_calls, controller, dataplane, reconcile, startup
 from bench.figures import print_rows
 
 
@@ -16,6 +16,7 @@ def main() -> None:
     arguments = parser.parse_args()
     print_rows("Command line", startup.rows())
     print_rows("Reconcile from manifests against moto as a server", reconcile.rows(arguments.services))
+    print_rows("AWS calls", aws_calls.rows(min(arguments.services, 200)))
     print_rows("Dataplane, iptables", dataplane.rows(arguments.dataplane_services))
     print_rows("Controller on a real API server", controller.rows(arguments.cluster_services))
 

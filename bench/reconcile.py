@@ -43,6 +43,7 @@ def rows(services: int = 1000) -> list[Row]:
     with tempfile.TemporaryDirectory() as directory, MotoServer() as server:
         folder = Path(directory)
         world = AwsWorld.create(server, zones=3, nodes=3)
+        server.quotas(load_balancers=services, target_groups=services, security_groups=services + 10)
         write_nodes(folder, world.provider_ids)
         for index in range(services):
             write_service(folder, index, port=80)

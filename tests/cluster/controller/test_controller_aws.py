@@ -176,7 +176,7 @@ def test_without_node_ports_an_event_says_what_to_do(scene: Scene) -> None:
 def test_aws_that_refuses_is_told_with_its_words_and_asked_again(scene: Scene) -> None:
     scene.aws.server.fail("CreateLoadBalancer", "AccessDenied", times=1, message="not allowed to")
     scene.make()
-    eventually(lambda: scene.conditions().get("Ready", {}).get("reason") == "SyncLoadBalancerFailed")
+    eventually(lambda: scene.conditions().get("Ready", {}).get("reason") == "PermissionMissing")
     assert "CreateLoadBalancer" in scene.conditions()["Ready"]["message"]
     scene.api.patch("Service", "web", {"metadata": {"annotations": {"example.com/try": "again"}}})
     scene.balancer()
