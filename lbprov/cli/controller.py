@@ -63,7 +63,7 @@ def _address(_context: click.Context, _parameter: click.Parameter, text: str) ->
 )
 @options.option(
     "--lease-duration",
-    type=click.FloatRange(1),
+    type=options.Seconds(1),
     metavar="SECONDS",
     default=15,
     show_default=True,
@@ -71,7 +71,7 @@ def _address(_context: click.Context, _parameter: click.Parameter, text: str) ->
 )
 @options.option(
     "--renew-deadline",
-    type=click.FloatRange(0.5),
+    type=options.Seconds(0.5),
     metavar="SECONDS",
     default=10,
     show_default=True,
@@ -79,7 +79,7 @@ def _address(_context: click.Context, _parameter: click.Parameter, text: str) ->
 )
 @options.option(
     "--retry-period",
-    type=click.FloatRange(0.1),
+    type=options.Seconds(0.1),
     metavar="SECONDS",
     default=2,
     show_default=True,
@@ -94,7 +94,7 @@ def _address(_context: click.Context, _parameter: click.Parameter, text: str) ->
 )
 @options.option(
     "--drift-period",
-    type=click.FloatRange(0),
+    type=options.Seconds(0),
     metavar="SECONDS",
     default=600,
     show_default=True,
@@ -102,7 +102,7 @@ def _address(_context: click.Context, _parameter: click.Parameter, text: str) ->
 )
 @options.option(
     "--grace-period",
-    type=click.FloatRange(0),
+    type=options.Seconds(0),
     metavar="SECONDS",
     default=20,
     show_default=True,
@@ -110,7 +110,7 @@ def _address(_context: click.Context, _parameter: click.Parameter, text: str) ->
 )
 @options.option(
     "--node-window",
-    type=click.FloatRange(0),
+    type=options.Seconds(0),
     metavar="SECONDS",
     default=1,
     show_default=True,

@@ -26,7 +26,7 @@ HEAD = ("NAMESPACE", "NAME", "UID", "KIND", "RESOURCE", "SINCE", "FATE", "WHY")
 @options.option(
     "--wait",
     "wait_s",
-    type=click.FloatRange(min=0),
+    type=options.Seconds(min=0),
     default=60.0,
     show_default=True,
     metavar="SECONDS",

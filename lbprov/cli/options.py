@@ -18,6 +18,7 @@ Decorators for click commands; the parameter that a flag fills is named in each 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -27,6 +28,16 @@ import click
 from lbprov.observe.logs import LEVELS, LogFormat, set_up
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Seconds(click.FloatRange):
+    """At least so many. To click, also `nan` and `inf` are numbers."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds = super().convert(value, param, ctx)
+        if not math.isfinite(seconds):
+            self.fail(f"{value} is no number of seconds.", param, ctx)
+        return seconds
 
 
 def envvar(flag: str) -> str:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @options.option(
     "--wait",
     "wait_s",
-    type=click.FloatRange(min=0),
+    type=options.Seconds(min=0),
     default=60.0,
     show_default=True,
     metavar="SECONDS",
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 @options.option(
     "--drift-interval",
     "drift_s",
-    type=click.FloatRange(min=1),
+    type=options.Seconds(min=1),
     default=300.0,
     show_default=True,
     metavar="SECONDS",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import time
 import uuid
@@ -15,7 +16,10 @@ from lbprov.api import ProviderContext
 from lbprov.cluster.apiserver import ApiCluster, LeaderElector
 from lbprov.controller.app import App
 from lbprov.controller.term import Settings
+from lbprov.model import UserError
 from lbprov.observe import metrics as m
+
+DNS_NAME = re.compile(r"[a-z0-9](?:[-.a-z0-9]{0,251}[a-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,8 @@ class Config:
 
 def open_app(config: Config) -> App:
     """Asks nobody anything yet. Raises `LbprovError` for what cannot be as it is asked for."""
+    if config.election:
+        _check_names(config.election)
     spec = plugins.load(config.provider)
     options = plugins.parse_options(spec, config.provider_options)
     cluster = ApiCluster.connect(config.kubeconfig, config.context, config.cluster_name)
@@ -70,6 +76,13 @@ def open_app(config: Config) -> App:
     )
     cluster.transport.outage.on_recovery(app.recovered)
     return app
+
+
+def _check_names(election: Election) -> None:
+    """An API server would say so too, but to a log, again and again."""
+    for field_, name in (("--lease-name", election.lease), ("--lease-namespace", election.namespace)):
+        if name and not DNS_NAME.fullmatch(name):
+            raise UserError(f"{name!r} is no name that an object can have", field=field_)
 
 
 def _elector(cluster: ApiCluster, election: Election) -> LeaderElector:

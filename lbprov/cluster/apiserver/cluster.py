@@ -20,6 +20,7 @@ from lbprov.cluster.apiserver.reflector import Reflector
 from lbprov.cluster.apiserver.store import Store
 from lbprov.cluster.apiserver.transport import Transport
 from lbprov.cluster.apiserver.writes import STATUS, ServiceWriter, finalizer_patch, path_of, status_patch
+from lbprov.cluster.cluster_name import checked_name
 from lbprov.cluster.seam import Problem, Snapshot
 from lbprov.model import Condition, Event, Ingress, Node, ObjectKey, RetryLater, Service
 
@@ -44,6 +45,7 @@ class ApiCluster:
     def connect(cls, kubeconfig: Path | None, context: str | None, cluster_name: str) -> ApiCluster:
         """In-cluster if no kubeconfig is named and the pod's files exist, else the usual KUBECONFIG rules.
         Asks the API server nothing yet. Raises `UserError`."""
+        checked_name(cluster_name)
         return cls(Transport(Place.find(kubeconfig, context)), cluster_name)
 
     @property

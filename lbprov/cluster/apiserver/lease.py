@@ -77,7 +77,11 @@ class LeaderElector:
         rng: random.Random | None = None,
     ) -> None:
         if not duration_s > renew_deadline_s > 1.2 * retry_period_s > 0:
-            raise UserError("lease: duration > renew deadline > 1.2 * retry period must hold")
+            raise UserError(
+                f"a lease of {duration_s:g} s must outlast the renew deadline ({renew_deadline_s:g} s), and "
+                f"that 1.2 retry periods (of {retry_period_s:g} s)",
+                field="--lease-duration",
+            )
         self._lease = lease
         self.identity = identity
         self._duration_s, self._renew_deadline_s = duration_s, renew_deadline_s

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from lbprov.cluster import decode
+from lbprov.cluster.cluster_name import checked_name, default_name
 from lbprov.cluster.manifests.admit import (
     Admission,
     Entry,
@@ -27,7 +28,6 @@ from lbprov.cluster.manifests.admit import (
     state_key,
 )
 from lbprov.cluster.manifests.allocate import Ranges
-from lbprov.cluster.manifests.cluster_name import checked_name, default_name
 from lbprov.cluster.manifests.endpoints import PodIndex, slices_for, written_slices
 from lbprov.cluster.manifests.event_log import RecordedEvent, events_key, recorded_event, with_events
 from lbprov.cluster.manifests.folder import Folder, FolderContent

@@ -228,6 +228,14 @@ def test_logs_are_json_and_hold_no_secrets(api: Api, aws: Any, controller_kubeco
         pytest.param(("--provider-option", "a=b"), "has no option 'a'", id="no-such-option"),
         pytest.param(("--health-address", "8080"), "[HOST]:PORT", id="bad-address"),
         pytest.param(("--workers", "0"), "1<=x<=64", id="no-workers"),
+        pytest.param(("--cluster-name", ""), "--cluster-name", id="no-name"),
+        pytest.param(("--cluster-name", "a/b"), "--cluster-name", id="a-name-no-mark-could-hold"),
+        pytest.param(("--drift-period", "nan"), "'--drift-period'", id="not-a-number"),
+        pytest.param(("--grace-period", "inf"), "'--grace-period'", id="for-ever"),
+        pytest.param(("--leader-elect", "--lease-name", "A_b"), "--lease-name", id="lease-name"),
+        pytest.param(
+            ("--leader-elect", "--lease-namespace", "a/b"), "--lease-namespace", id="lease-namespace"
+        ),
         pytest.param(
             ("--leader-elect", "--lease-duration", "5"),
             "renew deadline",

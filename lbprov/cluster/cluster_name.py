@@ -1,4 +1,4 @@
-"""What a folder's cluster is called: load balancers are marked with it."""
+"""What a cluster is called: load balancers are marked with it."""
 
 from __future__ import annotations
 
