@@ -6,6 +6,7 @@ The reconcile of one Service knows nothing of leases and metrics: it is handed t
 from __future__ import annotations
 
 import contextlib
+import time
 import typing
 from collections.abc import Callable, Iterator, Sequence
 
@@ -22,6 +23,7 @@ from lbprov.api import (
     Step,
 )
 from lbprov.cluster.seam import Cluster, Snapshot
+from lbprov.controller.reminders import AGAIN_S
 from lbprov.controller.workers import Fenced
 from lbprov.model import Condition, Event, Ingress, ObjectKey
 from lbprov.observe.metrics import Metrics
@@ -72,13 +74,21 @@ class GuardedProvider:
 class GuardedCluster:
     """Every write raises `Fenced` when we may not."""
 
-    def __init__(self, cluster: Cluster, may_write: MayWrite, metrics: Metrics, witness: Witness) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        may_write: MayWrite,
+        metrics: Metrics,
+        witness: Witness,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._cluster = cluster
         self._may_write = may_write
         self._metrics = metrics
         self._witness = witness
         self._unreached: set[ObjectKey] = set()
-        self._last_event: dict[ObjectKey, Event] = {}
+        self._last_event: dict[ObjectKey, tuple[Event, float]] = {}
+        self._now_s = now_s
 
     @property
     def name(self) -> str:
@@ -113,13 +123,15 @@ class GuardedCluster:
             self._cluster.record_status(key, ingress, conditions)
 
     def emit(self, key: ObjectKey, events: Sequence[Event]) -> None:
-        """But for one that says once more what the last one said: nothing has happened since."""
-        news = [
-            e for e, before in zip(events, (self._last_event.get(key), *events), strict=False) if e != before
-        ]
+        """But for one that says once more what the last one said: nothing has happened since. (A reminder is
+        let through.)"""
+        now_s = self._now_s()
+        last, last_s = self._last_event.get(key, (None, 0.0))
+        before = last if now_s - last_s < AGAIN_S else None
+        news = [e for e, said in zip(events, (before, *events), strict=False) if e != said]
         if news:
             _check(self._may_write)
-            self._last_event[key] = news[-1]
+            self._last_event[key] = news[-1], now_s
             self._cluster.emit(key, news)
 
     @contextlib.contextmanager

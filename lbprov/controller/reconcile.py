@@ -11,7 +11,9 @@ anywhere; the next reconcile goes on from what it finds.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -31,6 +33,7 @@ from lbprov.api import (
 )
 from lbprov.cluster.seam import Cluster
 from lbprov.controller.account import Account, UntoldError
+from lbprov.controller.reminders import Reminders
 from lbprov.controller.settled import Settled, repaired
 from lbprov.logic import conditions, events
 from lbprov.logic.desired import desired_for, notices_for
@@ -52,6 +55,10 @@ RETRY_S = 5.0
 HOPELESS_S = 300.0
 """The pause where the same request will be refused again."""
 
+TURN_S = 15.0
+"""A turn that has taken so long goes on in another one, after whoever has waited: one Service with a thousand
+ports holds nobody up, nor the end of the process."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -70,7 +77,8 @@ class _Attempt:
 class Reconciler:
     """Carries Services through, one per call; any number of calls at once, for different Services.
 
-    `dry_run`: plans, and writes neither to the world nor to the cluster."""
+    `dry_run`: plans, and writes neither to the world nor to the cluster. `turn_s`: after so long, what is
+    left to do is left to the next call."""
 
     def __init__(
         self,
@@ -80,6 +88,8 @@ class Reconciler:
         *,
         own_classless: bool = False,
         dry_run: bool = False,
+        turn_s: float = math.inf,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self.claimant = Claimant(spec.name, spec.load_balancer_class, own_classless)
         self._cluster = cluster
@@ -87,6 +97,9 @@ class Reconciler:
         self._spec = spec
         self._dry_run = dry_run
         self._settled = Settled()
+        self._reminders = Reminders(now_s)
+        self._turn_s = turn_s
+        self._now_s = now_s
 
     def decide(self, service: Service, *, owns: bool = False) -> Decision:
         return decide(service, self.claimant, owns=owns)
@@ -164,6 +177,7 @@ class Reconciler:
         if plan.steps:
             if attempt.hosts is None:
                 account.events.append(events.ENSURING)
+                account.emit()  # at once: the rest may take minutes
             if not self._dry_run:
                 self._apply(plan)
                 if drift:
@@ -176,6 +190,7 @@ class Reconciler:
             *(n for n in after.notices if n.topic),
         ]
         account.events += conditions.new_events(service, told, has_steps=bool(plan.steps))
+        account.events += self._reminders.due(service.key, conditions.standing(service, told))
         if self._dry_run:
             return self._outcome(attempt, result_of(service, changed=bool(attempt.steps)))
         status = self._provider.status(desired, observed)
@@ -202,6 +217,7 @@ class Reconciler:
         account.events.append(events.DELETED)
         account.release()
         self._settled.forget(account.service.key)
+        self._reminders.forget(account.service.key)
         return self._outcome(attempt, Result.DELETED)
 
     def _remove(self, attempt: _Attempt, owner: Owner, whose: str) -> None:
@@ -229,7 +245,11 @@ class Reconciler:
 
     def _apply(self, plan: Plan) -> None:
         bindings: Bindings = dict(plan.bindings)
-        for step in plan.steps:
+        began_s = self._now_s()
+        for number, step in enumerate(plan.steps):
+            if self._now_s() - began_s > self._turn_s:
+                left = len(plan.steps) - number
+                raise RetryLater(f"{number} changes are made, {left} more follow", after_s=0.0)
             self._provider.apply(step, bindings)
             what = f"{step.action} {step.kind} {step.name or step.id}"
             _log.debug(
@@ -255,6 +275,8 @@ class Reconciler:
         state = conditions.ready(event.reason, message)
         if account.service.condition(conditions.READY) != state:
             account.events.append(event)
+            self._reminders.forget(account.service.key)
+        account.events += self._reminders.due(account.service.key, (event,))
         account.record_ready(state)
         return self._outcome(attempt, Result.FAILED, message, retry_after_s)
 

@@ -21,7 +21,7 @@ from lbprov.controller.holdings import Holdings
 from lbprov.controller.live import LiveCluster
 from lbprov.controller.news import Ledger, News
 from lbprov.controller.queue import Lane, Turns, WorkQueue
-from lbprov.controller.reconcile import Reconciler
+from lbprov.controller.reconcile import TURN_S, Reconciler
 from lbprov.controller.turn import State, Turn
 from lbprov.controller.workers import Workers
 from lbprov.logic import events
@@ -84,9 +84,14 @@ class Term:
         self._holdings = Holdings()
         self._ledger = Ledger(FINALIZER)
         self._provider = GuardedProvider(provider, self.may_write, metrics)
-        self._guarded = GuardedCluster(cluster, self.may_write, metrics, self._ledger)
+        self._guarded = GuardedCluster(cluster, self.may_write, metrics, self._ledger, now_s)
         self._reconciler = Reconciler(
-            self._guarded, self._provider, spec, own_classless=settings.own_classless
+            self._guarded,
+            self._provider,
+            spec,
+            own_classless=settings.own_classless,
+            turn_s=TURN_S,
+            now_s=now_s,
         )
         self._turn = Turn(
             cluster,

@@ -28,6 +28,8 @@ ALLOWED = {
 }
 """Annotation -> its values, the default first."""
 
+MAX_QUOTED = 80
+
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
@@ -60,11 +62,16 @@ def unknown_annotations(service: Service, known: Collection[str] = ()) -> tuple[
     return (Notice(Severity.WARNING, Reason.UNKNOWN_ANNOTATION, message, "UnknownAnnotations"),)
 
 
+def quoted(value: str) -> str:
+    """As it was written, or its beginning: the message must have room for the remedy."""
+    return repr(value) if len(value) <= MAX_QUOTED else f"{value[:MAX_QUOTED]!r}… ({len(value)} characters)"
+
+
 def _choice(service: Service, name: str) -> str:
     allowed = ALLOWED[name]
     value = service.annotations.get(name, allowed[0])
     if value not in allowed:
-        raise UserError(f"{value!r} is not allowed: {' or '.join(allowed)}", field=_field(name))
+        raise UserError(f"{quoted(value)} is not allowed: {' or '.join(allowed)}", field=_field(name))
     return value
 
 

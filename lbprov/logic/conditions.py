@@ -63,6 +63,17 @@ def new_events(service: Service, notices: Iterable[Notice], *, has_steps: bool) 
     )
 
 
+def standing(service: Service, notices: Iterable[Notice]) -> tuple[Event, ...]:
+    """Warnings that the Service's conditions say already, and that still hold."""
+    return tuple(
+        Event(n.severity, n.reason, n.message)
+        for topic, told in _by_topic(notices).items()
+        if service.condition(PREFIX + topic) == _of_topic(topic, told)
+        for n in told
+        if n.severity is Severity.WARNING
+    )
+
+
 def _by_topic(notices: Iterable[Notice]) -> Mapping[str, list[Notice]]:
     topics: dict[str, list[Notice]] = {}
     for notice in notices:
@@ -81,4 +92,8 @@ def _of_topic(topic: str, told: list[Notice]) -> Condition:
 
 
 def _cut(message: str) -> str:
-    return message if len(message) <= MAX_MESSAGE else message[: MAX_MESSAGE - 2] + " …"
+    """In the middle: it ends with the remedy."""
+    if len(message) <= MAX_MESSAGE:
+        return message
+    end = MAX_MESSAGE // 4
+    return f"{message[: MAX_MESSAGE - end - 3]} … {message[-end:]}"

@@ -748,3 +748,65 @@ def test_nodes_and_something_else_are_a_change_like_any_other() -> None:
     bench.cluster.put(replace(SERVICE, ports=(ServicePort(81, node_port=30080),)))
     bench.outcome()
     assert bench.reasons()[2:] == ["EnsuringLoadBalancer", "EnsuredLoadBalancer"]
+
+
+def test_a_warning_that_stands_is_said_again_before_it_is_forgotten() -> None:
+    """By the API server, after an hour; re-checks come every ten minutes."""
+    bench = Bench()
+    bench.engine = Reconciler(bench.cluster, bench.provider, spec_for(bench.world), now_s=bench.clock.now_s)
+    bench.cluster.put(replace(SERVICE, ports=(ServicePort(80),)))
+    other = ObjectKey("default", "taken")
+    bench.cluster.put(replace(SERVICE, key=other, load_balancer_ip="nonsense"))
+    for _ in range(13):
+        bench.outcome()
+        bench.outcome(other)
+        bench.clock.advance(600)
+    assert bench.reasons() == ["SyncLoadBalancerFailed"] * 4, "every fourth time, in two hours"
+    assert bench.reasons(other).count("LoadBalancerIPInvalid") == 3
+    assert len({event for about, event in bench.cluster.events if about == KEY}) == 1
+    bench.cluster.put(SERVICE)
+    bench.outcome()
+    bench.clock.advance(6000)
+    bench.outcome()
+    assert bench.reasons().count("SyncLoadBalancerFailed") == 4
+
+
+def test_a_long_turn_goes_on_in_another_one() -> None:
+    bench = Bench()
+    bench.engine = Reconciler(
+        bench.cluster, bench.provider, spec_for(bench.world), turn_s=10, now_s=bench.clock.now_s
+    )
+    bench.world.on_write = lambda operation, number, when: bench.clock.advance(6 if when == "after" else 0)
+    ports = tuple(ServicePort(port, node_port=30000 + port) for port in range(80, 86))
+    bench.cluster.put(replace(SERVICE, ports=ports))
+    turns = 0
+    while (outcome := bench.outcome()).result is Result.PENDING:
+        turns += 1
+        assert outcome.retry_after_s == 0.0
+        assert bench.world.writes == 2 * turns
+        assert bench.condition("Ready") == ("False", "WaitingForLoadBalancer")
+    assert turns == 4
+    assert bench.kinds.count("listener") == 6
+    bench.cluster.delete(KEY)
+    while (outcome := bench.outcome()).result is Result.PENDING:
+        assert bench.condition("Ready") == ("False", "DeletingLoadBalancer")
+    assert bench.kinds == []
+
+
+def test_what_may_take_minutes_is_told_when_it_begins() -> None:
+    bench = Bench()
+    seen: list[list[str]] = []
+    bench.world.on_write = lambda operation, number, when: seen.append(bench.reasons())
+    bench.cluster.put(SERVICE)
+    bench.outcome()
+    assert seen[0] == ["EnsuringLoadBalancer"]
+
+
+def test_a_value_of_any_length_leaves_room_for_the_remedy() -> None:
+    bench = Bench()
+    bench.cluster.put(replace(SERVICE, annotations={"lbprov.io/scheme": "y" * 250_000}))
+    bench.outcome()
+    condition = bench.cluster.get(KEY).condition("lbprov.io/Ready")
+    assert condition is not None
+    assert len(condition.message) < 250
+    assert condition.message.endswith("(250000 characters) is not allowed: internet-facing or internal")

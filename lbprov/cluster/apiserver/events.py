@@ -153,11 +153,14 @@ def _remember(memory: OrderedDict[Any, Any], key: object, value: object) -> None
 
 
 def cut(text: str, most_bytes: int) -> str:
-    """At most so many bytes of UTF-8, whole characters, an ellipsis where something is missing."""
+    """At most so many bytes of UTF-8, whole characters, an ellipsis where something is missing: before the
+    last quarter, as a message ends with the remedy."""
     raw = text.encode("utf-8", "replace")
     if len(raw) <= most_bytes:
         return raw.decode()
-    return raw[: most_bytes - 3].decode("utf-8", "ignore") + "…"
+    end = most_bytes // 4
+    head, tail = raw[: most_bytes - end - 3], raw[-end:]
+    return head.decode("utf-8", "ignore") + "…" + tail.decode("utf-8", "ignore")
 
 
 class EventRecorder:

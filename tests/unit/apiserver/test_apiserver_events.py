@@ -151,8 +151,8 @@ def test_memory_is_bounded() -> None:
     [
         pytest.param("short", 10, "short", id="short"),
         pytest.param("x" * 10, 10, "x" * 10, id="just fits"),
-        pytest.param("x" * 11, 10, "x" * 7 + "…", id="ellipsis"),
-        pytest.param("é" * 6, 10, "ééé…", id="whole characters"),
+        pytest.param("x" * 11, 10, "x" * 5 + "…" + "x" * 2, id="ellipsis"),
+        pytest.param("é" * 6, 10, "éé…é", id="whole characters"),
         pytest.param("\ud800", 10, "?", id="no character at all"),
     ],
 )
