@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from lbprov.cluster.manifests import ManifestCluster
     from lbprov.controller.one_pass import Pass
 
+adopt_flag = options.option(
+    "--adopt",
+    is_flag=True,
+    help="Take over load balancers that another controller has made for these Services, names and addresses "
+    "unchanged; of a Service that says lbprov.io/adopt itself, that counts.",
+)
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -105,6 +111,7 @@ def opened_engine(
     *,
     dry_run: bool = False,
     reads_cluster_only: bool = False,
+    adopt: bool = False,
     wait_s: float = 0.0,
 ) -> Iterator[Engine]:
     """`dry_run`: the provider is opened so that it refuses to write, and so is a folder;
@@ -129,7 +136,9 @@ def opened_engine(
             provider_ids=lambda: [node.provider_id for node in cluster.snapshot().nodes],
         )
         provider = plugins.build(spec, context)
-        reconciler = Reconciler(cluster, provider, spec, own_classless=own_classless, dry_run=dry_run)
+        reconciler = Reconciler(
+            cluster, provider, spec, own_classless=own_classless, dry_run=dry_run, adopt=adopt
+        )
         pass_ = Pass(
             cluster,
             provider,

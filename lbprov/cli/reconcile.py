@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @engine.flags
+@engine.adopt_flag
 @options.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing: what `plan` does.")
 @options.option("--watch", is_flag=True, help="Go on: follow the folder, retry, and mend drift.")
 @options.option(
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
 @options.output
 @options.logs_at("error")
 def command(
-    choice: engine.Choice, dry_run: bool, watch: bool, wait_s: float, drift_s: float, output: str
+    choice: engine.Choice, adopt: bool, dry_run: bool, watch: bool, wait_s: float, drift_s: float, output: str
 ) -> None:
     """Make the load balancers what the Services ask for.
 
@@ -67,10 +68,10 @@ def command(
         raise click.UsageError("--watch follows a folder (-f); a cluster is followed by `lbprov controller`")
     with stopping() as stop:
         if watch:
-            _watch(choice, stop, drift_s, output)
+            _watch(choice, stop, drift_s, output, adopt=adopt)
             return
         wait_s = 0.0 if dry_run else wait_s
-        with engine.opened_engine(choice, stop, dry_run=dry_run, wait_s=wait_s) as opened:
+        with engine.opened_engine(choice, stop, dry_run=dry_run, adopt=adopt, wait_s=wait_s) as opened:
             result = opened.pass_.run()
     calls = opened.pass_.provider.calls()
     if dry_run:
@@ -92,7 +93,7 @@ def _print(result: PassResult, calls: CallCount, output: str) -> None:
     click.echo(summary(result.outcomes, calls))
 
 
-def _watch(choice: engine.Choice, stop: threading.Event, drift_s: float, output: str) -> None:
+def _watch(choice: engine.Choice, stop: threading.Event, drift_s: float, output: str, *, adopt: bool) -> None:
     from lbprov.controller.watch import watch
 
     told: tuple[Problem, ...] = ()
@@ -105,7 +106,7 @@ def _watch(choice: engine.Choice, stop: threading.Event, drift_s: float, output:
         tell_orphans(result)
         _print_news(result, opened.pass_.provider.calls(), output)
 
-    with engine.opened_engine(choice, stop) as opened:
+    with engine.opened_engine(choice, stop, adopt=adopt) as opened:
         assert opened.folder is not None
         watch(opened.folder, opened.pass_, report, drift_s=drift_s, chance=random.random)
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lbprov.api import (
+    Adopt,
     Bindings,
     LoadBalancer,
     Owner,
@@ -72,13 +73,15 @@ class _Attempt:
     steps: list[Step] = field(default_factory=list)
     plan: Plan | None = None
     hosts: tuple[str, ...] | None = None
+    outage: bool = False
 
 
 class Reconciler:
     """Carries Services through, one per call; any number of calls at once, for different Services.
 
-    `dry_run`: plans, and writes neither to the world nor to the cluster. `turn_s`: after so long, what is
-    left to do is left to the next call."""
+    `dry_run`: plans, and writes neither to the world nor to the cluster. `adopt`: what other controllers have
+    made for Services is taken over, unless a Service says otherwise. `turn_s`: after so long, what is left to
+    do is left to the next call."""
 
     def __init__(
         self,
@@ -90,12 +93,14 @@ class Reconciler:
         dry_run: bool = False,
         turn_s: float = math.inf,
         now_s: Callable[[], float] = time.monotonic,
+        adopt: bool = False,
     ) -> None:
         self.claimant = Claimant(spec.name, spec.load_balancer_class, own_classless)
         self._cluster = cluster
         self._provider = provider
         self._spec = spec
         self._dry_run = dry_run
+        self._adopt = adopt
         self._settled = Settled()
         self._reminders = Reminders(now_s)
         self._turn_s = turn_s
@@ -165,6 +170,8 @@ class Reconciler:
         account, service = attempt.account, attempt.account.service
         owner = owner_of(self._cluster.name, service)
         desired = desired_for(service, targets, owner, needs_node_ports=self._spec.needs_node_ports)
+        if self._adopt and desired.adopt is Adopt.ASK:
+            desired = replace(desired, adopt=Adopt.TAKE_OVER)
         observed = self._provider.observe(owner, desired)
         if _is_awaited(service) and not self._provider.status(desired, observed).ready:
             # Only the world knows whether what we wait for has come about.
@@ -239,6 +246,7 @@ class Reconciler:
         if plan.owner != owner:
             raise ValueError(f"the plan for {owner} is one for {plan.owner}: not carried out")
         attempt.steps += plan.steps
+        attempt.outage |= plan.outage
         mine = owner_of(self._cluster.name, attempt.account.service)
         attempt.plan = replace(plan, owner=mine, steps=tuple(attempt.steps))
         return plan
@@ -259,10 +267,11 @@ class Reconciler:
     # -- the ends
 
     def _pending(self, attempt: _Attempt, message: str, after_s: float) -> Outcome:
-        """Status stays; so does Ready where it is True: what serves traffic goes on doing so."""
+        """Status stays; so does Ready where it is True: what serves traffic goes on doing so, unless it was
+        taken away for something else to come."""
         if attempt.deleting:
             attempt.account.record_ready(conditions.ready(Reason.DELETING, message))
-        elif not conditions.is_ready(attempt.account.service):
+        elif attempt.outage or not conditions.is_ready(attempt.account.service):
             attempt.account.record_ready(conditions.ready(Reason.WAITING, message))
         return self._outcome(attempt, Result.PENDING, message, after_s)
 

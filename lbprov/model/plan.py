@@ -96,12 +96,14 @@ step adds what it made."""
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Ordered steps for one owner; empty when the world is as it should be."""
+    """Ordered steps for one owner; empty when the world is as it should be. `outage`: what serves goes with
+    them, and what takes its place is only made after that."""
 
     owner: Owner
     steps: tuple[Step, ...] = ()
     notices: tuple[Notice, ...] = ()
     bindings: Mapping[str, str] = field(default_factory=dict, hash=False)
+    outage: bool = False
 
     @property
     def is_empty(self) -> bool:

@@ -70,6 +70,8 @@ def published(requested_ip: str, live: LoadBalancerRecord) -> str:
     (AWS lists addresses only of load balancers that were made with fixed ones.)"""
     if is_honoured(requested_ip, live):
         return canonical(requested_ip)
+    if names.ADOPTED in dict(live.tags):
+        return ""  # what was published before it was taken over
     return live.ips[0] if len(live.zones) == len(live.ips) == 1 else ""
 
 

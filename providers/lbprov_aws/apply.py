@@ -12,6 +12,7 @@ from typing import Any
 
 from lbprov.api import Bindings, RetryLater, Step
 from lbprov_aws import (
+    apply_adoption,
     apply_attributes,
     apply_listeners,
     apply_load_balancers,
@@ -88,4 +89,7 @@ _HANDLERS: dict[type, Callable[[Hands, Any], str | None]] = {
     writes.DeleteListener: apply_listeners.delete_listener,
     writes.SetTags: _set_tags,
     writes.RemoveTags: _remove_tags,
+    writes.Adopt: apply_adoption.adopt,
+    writes.ClaimRules: apply_adoption.claim_rules,
+    writes.TagListener: apply_adoption.tag_listener,
 }

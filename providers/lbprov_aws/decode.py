@@ -116,6 +116,7 @@ def target_group(answer: Answer, tags_: Tags = ()) -> TargetGroupRecord:
         vpc_id=answer.get("VpcId", ""),
         health_check=check,
         tags=tags_,
+        target_type=answer.get("TargetType") or "instance",
     )
 
 

@@ -41,6 +41,12 @@ def security_group_named(cloud: Cloud, name: str, vpc_id: str) -> SecurityGroupR
     return next(iter(_security_groups(cloud, filters)), None)
 
 
+def security_groups_with_ids(cloud: Cloud, group_ids: Iterable[str]) -> list[SecurityGroupRecord]:
+    """Those of them that exist."""
+    ids = sorted(group_ids)
+    return _security_groups(cloud, [{"Name": "group-id", "Values": ids}]) if ids else []
+
+
 def security_group(cloud: Cloud, group_id: str) -> SecurityGroupRecord | None:
     return next(iter(_security_groups(cloud, [{"Name": "group-id", "Values": [group_id]}])), None)
 
@@ -90,6 +96,12 @@ def revoke_ingress(cloud: Cloud, group_id: str, rules: Iterable[IngressRule]) ->
     """All of them or none."""
     permissions = decode.permissions(rules)
     cloud.call(EC2, "RevokeSecurityGroupIngress", GroupId=group_id, IpPermissions=permissions)
+
+
+def describe_rules(cloud: Cloud, group_id: str, rules: Iterable[IngressRule], description: str) -> None:
+    """Rules that exist get this description."""
+    permissions = decode.permissions(rules, description)
+    cloud.call(EC2, "UpdateSecurityGroupRuleDescriptionsIngress", GroupId=group_id, IpPermissions=permissions)
 
 
 def delete_security_group(cloud: Cloud, group_id: str) -> None:

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 from lbprov_aws import decode
 from lbprov_aws.cloud import ELBV2, TAGGING, Cloud
-from lbprov_aws.names import CLUSTER, UID
+from lbprov_aws.names import CLUSTER, UID, cluster_tag
+from lbprov_aws.peers import CPA_SERVICE, LBC_CLUSTER, LBC_STACK
 from lbprov_aws.refusals import GONE, Refused
 from lbprov_aws.resources import (
     HealthCheck,
@@ -103,6 +104,25 @@ def tagged(cloud: Cloud, cluster: str, uid: str = "") -> dict[str, Tags]:
         ResourceTypeFilters=["elasticloadbalancing:loadbalancer", "elasticloadbalancing:targetgroup"],
     )
     return {mapping["ResourceARN"]: decode.tags(mapping["Tags"]) for mapping in found}
+
+
+def tagged_by_others(cloud: Cloud, cluster: str) -> dict[str, Tags]:
+    """ARN -> tags of load balancers that other controllers have made for Services of the cluster (see
+    `peers`), as the tagging API knows them."""
+    found: dict[str, Tags] = {}
+    for filters in (
+        [{"Key": CPA_SERVICE}, {"Key": cluster_tag(cluster)}],
+        [{"Key": LBC_STACK}, {"Key": LBC_CLUSTER, "Values": [cluster]}],
+    ):
+        mappings = cloud.pages(
+            TAGGING,
+            "GetResources",
+            "ResourceTagMappingList",
+            TagFilters=filters,
+            ResourceTypeFilters=["elasticloadbalancing:loadbalancer"],
+        )
+        found |= {m["ResourceARN"]: decode.tags(m["Tags"]) for m in mappings}
+    return found
 
 
 def listeners(cloud: Cloud, balancer_arn: str) -> tuple[ListenerRecord, ...]:

@@ -15,8 +15,8 @@ import dataclasses
 import threading
 from collections.abc import Callable, Iterable
 
-from lbprov.api import Owner, RetryLater, UserError
-from lbprov_aws import ec2, elbv2, names
+from lbprov.api import ObjectKey, Owner, RetryLater, UserError
+from lbprov_aws import ec2, elbv2, names, peers
 from lbprov_aws.cloud import Cloud
 from lbprov_aws.refusals import Denied
 from lbprov_aws.resources import (
@@ -64,6 +64,11 @@ class Inventory:
         """Key -> tags of what has a name like ours and is not ours."""
         self._names: dict[str, str] = {}
         """Name -> key of those."""
+        self._strangers: dict[str, LoadBalancerRecord] = {}
+        """ARN -> load balancer of the region that is nobody's of ours."""
+        self._asking_of_others = threading.Lock()
+        self._made_by_others: dict[ObjectKey, peers.Found] = {}
+        self._asked_of_others_s: float | None = None
 
     def refresh(self, *, force: bool = False) -> None:
         """List, unless that was done less than `max_age_s` ago. Threads that come meanwhile wait for the
@@ -85,19 +90,57 @@ class Inventory:
 
     def _list(self) -> list[Record]:
         try:
-            tags = elbv2.tagged(self._cloud, self._cluster)
+            tags, like = elbv2.tagged(self._cloud, self._cluster), _is_like_ours
         except Denied:
-            tags = {}
+            tags, like = {}, _may_be_ours
         listed: list[LoadBalancerRecord | TargetGroupRecord] = [
             *elbv2.all_load_balancers(self._cloud),
             *elbv2.all_target_groups(self._cloud),
         ]
-        like_ours = [r for r in listed if r.arn in tags or r.name.startswith(names.PREFIX)]
+        like_ours = [r for r in listed if r.arn in tags or like(r.name)]
+        self._strangers = {r.arn: r for r in listed if isinstance(r, LoadBalancerRecord)}
         known = {**self._others, **tags}
         tags = {**known, **elbv2.tags(self._cloud, (r.arn for r in like_ours if r.arn not in known))}
         # One that went away between the two calls has no tags.
         there = [dataclasses.replace(r, tags=tags[r.arn]) for r in like_ours if r.arn in tags]
         return [*there, *ec2.security_groups(self._cloud, self._cluster)]
+
+    def made_by_others(self, service: ObjectKey, max_age_s: float) -> peers.Found | None:
+        """A load balancer that another controller has made for a Service of our cluster. Known from the
+        listing; their tags are asked for at most once in `max_age_s`, for all Services, and only if somebody
+        wants to know."""
+        with self._asking_of_others:
+            asked_s = self._asked_of_others_s
+            if asked_s is None or self._now_s() - asked_s >= max_age_s:
+                self._asked_of_others_s = self._now_s()
+                self._made_by_others = self._ask_of_others()
+            return self._made_by_others.get(service)
+
+    def forget_others(self) -> None:
+        """What they have made is not as we remember it."""
+        with self._asking_of_others:
+            self._asked_of_others_s = None
+
+    def _ask_of_others(self) -> dict[ObjectKey, peers.Found]:
+        try:
+            tagged = elbv2.tagged_by_others(self._cloud, self._cluster)
+        except Denied:
+            return {}
+        unlisted = [arn for arn in tagged if "/net/" in arn and arn not in self._strangers]
+        listed = {**self._strangers, **{b.arn: b for b in elbv2.load_balancers(self._cloud, unlisted)}}
+        found: dict[ObjectKey, peers.Found] = {}
+        for arn, tags in sorted(tagged.items()):
+            claim = peers.claim(tags, self._cluster)
+            if claim is None or names.owner_of(dict(tags)) is not None:
+                continue
+            maker, service = claim
+            record = listed.get(arn)
+            if record is not None:
+                record = dataclasses.replace(record, tags=tags)
+                found[service] = peers.Found(maker, arn, peers.Kind.NETWORK, record)
+            elif "/net/" not in arn:  # otherwise it is gone
+                found.setdefault(service, peers.Found(maker, arn, peers.kind_of(arn)))
+        return found
 
     def _merge(self, found: Iterable[Record], began: int) -> None:
         """Take over a listing that began at `began`, except where we wrote since."""
@@ -333,6 +376,15 @@ class Inventory:
             self._remove(arn)
             self._others[arn], self._names[name] = tags, arn
         raise conflict(name, tags)
+
+
+def _is_like_ours(name: str) -> bool:
+    return name.startswith(names.PREFIX)
+
+
+def _may_be_ours(name: str) -> bool:
+    """Where the tagging API does not tell: one that was taken over has another controller's name."""
+    return _is_like_ours(name) or peers.is_like_theirs(name)
 
 
 def conflict(name: str, tags: Tags) -> UserError:

@@ -41,6 +41,12 @@ GENERATION = "lbprov/generation"
 RETIRED = "lbprov/retired-at"
 """Of a load balancer that another one has taken the place of: since when, in seconds since 1970. The
 Service's status does not name it any more."""
+ADOPTED = "lbprov/adopted-from"
+"""Of a load balancer that another controller has made: which one."""
+ADOPTION = "lbprov/adoption"
+"""Of such a one, for as long as what belongs to it is still to be taken over."""
+OF_ITS_LIFE = (RETIRED, ADOPTED, ADOPTION)
+"""Tags of a load balancer that say how it came and goes, and nothing of what the Service asks for."""
 REPLACE_REMEDY = (
     "to have it changed, let it be replaced (annotation lbprov.io/replace: seamless), or delete the Service "
     "and create it again"

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable
 
-from lbprov.api import LoadBalancer, Owner
+from lbprov.api import Adopt, LoadBalancer, Owner
 from lbprov_aws import addresses, elbv2, names, plan_listeners, plan_targets, succession
 from lbprov_aws.address_book import AddressBook
+from lbprov_aws.adoption import Adoptions
 from lbprov_aws.cloud import Cloud
 from lbprov_aws.desired import Wanted, want
 from lbprov_aws.inventory import Inventory
 from lbprov_aws.networks import Networks
+from lbprov_aws.peers import Found
 from lbprov_aws.refusals import GONE, Refused
 from lbprov_aws.refused import Refusals
 from lbprov_aws.rejected import RejectedTargets
@@ -46,6 +48,7 @@ class Observer:
         rejected: RejectedTargets,
         refusals: Refusals,
         times: Times,
+        adoptions: Adoptions,
     ) -> None:
         self._cloud = cloud
         self._inventory = inventory
@@ -54,6 +57,7 @@ class Observer:
         self._rejected = rejected
         self._refusals = refusals
         self._times = times
+        self._adoptions = adoptions
 
     def observe(self, owner: Owner, desired: LoadBalancer | None, *, fresh: bool) -> Observed:
         if not fresh:
@@ -67,7 +71,7 @@ class Observer:
         if desired is None:
             self._address_book.withdraw(owner)
             self._refusals.forget(owner)
-            return self._listed(owner)
+            return self._with_takeover(self._listed(owner))
         try:
             return self._detailed(desired)
         except Refused as refusal:
@@ -117,6 +121,11 @@ class Observer:
         if len(observed.load_balancers) > 1 and self._is_settling(desired.owner):
             self._inventory.refresh_settling()
             observed = self._listed(desired.owner)
+        if not observed.load_balancers and (found := self._adoptions.found(desired)) is not None:
+            return self._found(desired, observed, found)
+        observed = self._with_takeover(observed)
+        if observed.takeover is not None:
+            return observed
         cast = succession.cast(desired, wanted, observed.load_balancers)
         live = succession.stand_in(desired, wanted, cast)
         begins = succession.is_about_to_begin(desired, cast)
@@ -158,6 +167,18 @@ class Observer:
         if live is not None and set(wishes) <= set(live.security_groups):
             return tuple((wish, wish) for wish in wishes)
         return self._networks.groups(wishes, vpc_id) if wishes else ()
+
+    def _found(self, desired: LoadBalancer, observed: Observed, found: Found) -> Observed:
+        takeover = None
+        if desired.adopt is Adopt.TAKE_OVER and found.record is not None:
+            takeover = self._adoptions.read(found.maker, found.record, desired.owner)
+        return dataclasses.replace(observed, found=found, takeover=takeover)
+
+    def _with_takeover(self, observed: Observed) -> Observed:
+        """One that was begun is gone on with, whatever is asked for by now."""
+        begun = (self._adoptions.begun(b, observed.owner) for b in observed.load_balancers)
+        takeover = next((t for t in begun if t is not None), None)
+        return observed if takeover is None else dataclasses.replace(observed, takeover=takeover)
 
     def _with_details(
         self, live: LoadBalancerRecord, wanted: Wanted, groups: Iterable[TargetGroupRecord]

@@ -78,7 +78,7 @@ def marks(wanted: Wanted, observed: Observed) -> dict[str, str]:
 
 def attach(wanted: Wanted, observed: Observed, live: LoadBalancerRecord) -> list[Step]:
     """What is attached to a load balancer that exists. By a typing error nobody is let in or locked out."""
-    if not are_known(wanted, observed):
+    if not are_known(wanted, observed) or not live.security_groups:
         return []
     own, ref = observed.security_group, own_ref(wanted)
     ids = named(wanted, observed)
@@ -116,7 +116,7 @@ def _private_link(wanted: Wanted, live: LoadBalancerRecord, tags: dict[str, str]
 def own_group(wanted: Wanted, observed: Observed, vpc_id: str) -> list[Step]:
     """Our own group, made or kept."""
     group = observed.security_group
-    if not own_ref(wanted):
+    if not own_ref(wanted) or _can_have_none(observed):
         return []
     if group is not None:
         return tag_steps(wanted.owner, group, wanted.tags(SG))
@@ -126,10 +126,16 @@ def own_group(wanted: Wanted, observed: Observed, vpc_id: str) -> list[Step]:
     return [Step(Action.CREATE, "security group", SG, "it says who may connect", name, body=body)]
 
 
+def _can_have_none(observed: Observed) -> bool:
+    """Whether it was made without any (see `settled`)."""
+    live = observed.load_balancer
+    return live is not None and not live.security_groups
+
+
 def rules(wanted: Wanted, observed: Observed) -> Rules:
     """Of our own group. A rule that somebody else made counts as there."""
     group = observed.security_group
-    if not own_ref(wanted):
+    if not own_ref(wanted) or _can_have_none(observed):
         return Rules((), (), revoke_first=False)
     ours = group.rules if group else frozenset()
     there = ours | (group.foreign_rules if group else frozenset())

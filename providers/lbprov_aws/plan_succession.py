@@ -13,14 +13,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from lbprov.api import Action, LoadBalancer, Notice, Plan, Replace, Severity, Step, UserError
-from lbprov_aws import names, plan_targets, succession, writes
+from lbprov_aws import names, plan_adoption, plan_targets, succession, writes
 from lbprov_aws import plan as single
 from lbprov_aws.desired import want
 from lbprov_aws.resources import LoadBalancerRecord, Observed
 from lbprov_aws.succession import Cast
 
 TOPIC = "Replacement"
-_SETTLED_TOPICS = ("Scheme", "Name", "Subnets", "RequestedIP")
+_SETTLED_TOPICS = ("Scheme", "Name", "Subnets", "SecurityGroup", "RequestedIP")
 """What is told of a load balancer that is not as asked for. While it is replaced, that alone is told."""
 _OF_THE_GROUP = (
     writes.CreateSecurityGroup,
@@ -33,7 +33,9 @@ _OF_THE_GROUP = (
 def plan(desired: LoadBalancer | None, observed: Observed) -> Plan:
     """Raises as `plan.plan`."""
     if desired is None:
-        return single.plan(None, observed)
+        return plan_adoption.left_to_take_over(observed) or single.plan(None, observed)
+    if (takeover := plan_adoption.plan(desired, observed)) is not None:
+        return takeover
     cast = succession.cast(desired, want(desired), observed.load_balancers)
     if cast.serving is None:
         return _revived_or_made(desired, observed, cast)
@@ -59,7 +61,9 @@ def _replaced(desired: LoadBalancer, observed: Observed, cast: Cast, main: Plan)
     successor = cast.successor
     if successor is None:
         return _begun(desired, observed, cast, main, changes)
-    made = _part(single.plan(desired, succession.alone(observed, successor)), "new:")
+    made = _part(
+        single.plan(desired, succession.alone(observed, successor)), "new:", group=not serving.security_groups
+    )
     switch: tuple[Step, ...] = ()
     healthy, overdue = succession.is_healthy(observed, successor), succession.is_overdue(observed, successor)
     if made.is_empty and (healthy or overdue):
@@ -80,7 +84,7 @@ def _begun(desired: LoadBalancer, observed: Observed, cast: Cast, main: Plan, ch
     refusals = [n for n in made.notices if n.topic == "RequestedIP" and n.severity is Severity.WARNING]
     if refusals:
         return _with_others(desired, observed, cast, main, (_blocked(cast, refusals[0].message),))
-    made = _part(made, "new:")
+    made = _part(made, "new:", group=not cast.serving.security_groups)
     names_ = [s.name for s in made.steps if isinstance(s.body, writes.CreateLoadBalancer)]
     notice = _preparing(cast.serving, names_[0], changes)
     return _with_others(desired, observed, cast, _together(main, made), (notice,))
@@ -102,7 +106,7 @@ def _taken_away_first(desired: LoadBalancer, observed: Observed, cast: Cast, mai
         f"{changes}. The Service is not reachable until that is set up",
         TOPIC,
     )
-    return Plan(main.owner, (step,), (*main.notices, notice), main.bindings)
+    return Plan(main.owner, (step,), (*main.notices, notice), main.bindings, outage=True)
 
 
 def _revived_or_made(desired: LoadBalancer, observed: Observed, cast: Cast) -> Plan:
@@ -188,10 +192,10 @@ def _revive(observed: Observed, balancer: LoadBalancerRecord) -> Step:
 # -- several plans as one
 
 
-def _part(plan_: Plan, prefix: str) -> Plan:
+def _part(plan_: Plan, prefix: str, *, group: bool = False) -> Plan:
     """The plan of another load balancer than the one that serves: its steps have ids of their own, and the
-    security group, which they share, is not its business."""
-    steps = tuple(_renamed(step, prefix) for step in plan_.steps if not _is_of_the_group(step))
+    security group, which they share, is not its business (`group`: unless the one that serves has none)."""
+    steps = tuple(_renamed(step, prefix) for step in plan_.steps if group or not _is_of_the_group(step))
     bindings = {key if key == single.SG else prefix + key: value for key, value in plan_.bindings.items()}
     return Plan(plan_.owner, steps, (), bindings)
 
@@ -204,6 +208,8 @@ def _is_of_the_group(step: Step) -> bool:
 
 
 def _renamed(step: Step, prefix: str) -> Step:
+    if _is_of_the_group(step):
+        return dataclasses.replace(step, expected=True)
     body: Any = step.body
     refs = {
         field.name: prefix + value

@@ -68,7 +68,7 @@ def _groups(wanted: Wanted) -> Iterator[Port]:
 def groups_by_id(groups: Iterable[TargetGroupRecord], vpc_id: str) -> dict[str, TargetGroupRecord]:
     found: dict[str, TargetGroupRecord] = {}
     for group in groups:
-        if group.vpc_id == vpc_id:
+        if group.vpc_id == vpc_id and group.target_type == "instance":
             found.setdefault(group_id(group), group)
     return found
 

@@ -17,6 +17,7 @@ from lbprov.api import (
 )
 from lbprov_aws import addresses, names, plan, plan_succession, succession
 from lbprov_aws.address_book import AddressBook
+from lbprov_aws.adoption import Adoptions
 from lbprov_aws.apply import apply
 from lbprov_aws.cloud import Cloud
 from lbprov_aws.config import Config
@@ -60,8 +61,9 @@ class AwsProvider:
         refusals = Refusals(context.now_s)
         self._hands = Hands(self._cloud, self._inventory, address_book, rejected, refusals)
         times = Times(context.wall_s, config.drain_s, config.patience_s)
+        adoptions = Adoptions(self._cloud, self._inventory)
         self._observer = Observer(
-            self._cloud, self._inventory, networks, address_book, rejected, refusals, times
+            self._cloud, self._inventory, networks, address_book, rejected, refusals, times, adoptions
         )
         recheck_s = 0.0 if context.read_only else context.recheck_s
         self._seal_book = SealBook(self._cloud, self._inventory, self._observer, context.now_s, recheck_s)

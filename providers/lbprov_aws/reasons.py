@@ -22,6 +22,26 @@ REASONS = (
         "Nothing was changed: rename or delete what the message names.",
     ),
     ReasonDoc(
+        "PeerLoadBalancerFound",
+        _W,
+        "",
+        "Another controller has made a load balancer for this Service, which the message names. Nothing is "
+        "made beside it: the annotation `lbprov.io/adopt` says whether it is taken over, or left alone.",
+    ),
+    ReasonDoc(
+        "LoadBalancerAdopted",
+        _N,
+        "",
+        "A load balancer of another controller is taken over; its name and addresses stay.",
+    ),
+    ReasonDoc(
+        "WithoutSecurityGroup",
+        _W,
+        "SecurityGroup",
+        "The load balancer was made without a security group (by another controller), and AWS gives it none "
+        "any more: source ranges are not enforced by it.",
+    ),
+    ReasonDoc(
         "ReplacingLoadBalancer",
         _N,
         "Replacement",

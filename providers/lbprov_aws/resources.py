@@ -10,9 +10,13 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from lbprov.api import Owner
 from lbprov_aws import names
+
+if TYPE_CHECKING:
+    from lbprov_aws.peers import Found, Takeover
 
 Tags = tuple[tuple[str, str], ...]
 
@@ -167,6 +171,7 @@ class TargetGroupRecord:
     vpc_id: str
     health_check: HealthCheck
     tags: Tags = ()
+    target_type: str = "instance"
     targets: frozenset[str] | None = None
     attributes: Tags | None = None
 
@@ -256,6 +261,7 @@ class Observed:
     - `load_balancers`: the one that serves first (see `succession`); `generation`: of one yet to be made.
     - `healthy`: ARNs of a successor's target groups that have a healthy target; `protected`: ARNs of load
       balancers that are protected against deletion, of those that are to be deleted or replaced.
+    - `found`: what another controller has made, where nothing is ours; `takeover`: what is to be taken over.
     - `now_s`: since 1970; `drain_s` and `patience_s`: as configured.
     - `sealed`: all is as wanted, by what an earlier process verified; what no listing shows was not read.
     - `rejected`: instances that AWS refused as targets a short time ago; `once_rejected`: at any time.
@@ -278,6 +284,8 @@ class Observed:
     rejected: frozenset[str] = frozenset()
     once_rejected: frozenset[str] = frozenset()
     generation: str = ""
+    found: Found | None = None
+    takeover: Takeover | None = None
     healthy: frozenset[str] = frozenset()
     protected: frozenset[str] = frozenset()
     now_s: float = 0.0

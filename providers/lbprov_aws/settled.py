@@ -31,7 +31,7 @@ def made_for(wanted: Wanted) -> dict[str, str]:
 
 def differences(wanted: Wanted, live: LoadBalancerRecord) -> tuple[Settled, ...]:
     """Without addresses: see `addresses.judge`."""
-    found = [_scheme(wanted, live), _name(wanted, live), _subnet_set(wanted, live)]
+    found = [_scheme(wanted, live), _name(wanted, live), _subnet_set(wanted, live), _group(live)]
     return tuple(x for x in found if x is not None)
 
 
@@ -63,6 +63,20 @@ def _subnet_set(wanted: Wanted, live: LoadBalancerRecord) -> Settled | None:
     )
     return Settled(
         "subnets", is_, ", ".join(wanted.subnets), _warning("SubnetsChangeIgnored", message, "Subnets")
+    )
+
+
+def _group(live: LoadBalancerRecord) -> Settled | None:
+    """One that was made without, by another controller, gets none any more ("Security groups for your Network
+    Load Balancer", ELB user guide)."""
+    if live.security_groups:
+        return None
+    message = (
+        "the load balancer was made without a security group, and AWS gives it none later: who may connect "
+        f"is said by the nodes' security groups alone; {names.REPLACE_REMEDY}"
+    )
+    return Settled(
+        "security groups", "none", "one", _warning("WithoutSecurityGroup", message, "SecurityGroup")
     )
 
 

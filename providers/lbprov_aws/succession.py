@@ -159,7 +159,7 @@ def alone(observed: Observed, balancer: LoadBalancerRecord | None, generation: s
     made)."""
     if balancer is not None:
         generation = names.generation_of(balancer.tags)
-        tags = {k: v for k, v in balancer.tags if k != names.RETIRED}
+        tags = {k: v for k, v in balancer.tags if k not in names.OF_ITS_LIFE}
         balancer = dataclasses.replace(balancer, tags=as_tags(tags))
     groups = tuple(g for g in observed.target_groups if names.generation_of(g.tags) == generation)
     others = [b for b in observed.load_balancers if balancer is None or b.arn != balancer.arn]

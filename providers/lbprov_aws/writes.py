@@ -189,6 +189,35 @@ class SetTags:
 
 
 @dataclass(frozen=True, slots=True)
+class Adopt:
+    """Mark what another controller has made for the owner. `key`: the ARN or group id."""
+
+    owner: Owner
+    key: str
+    tags: Tags
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRules:
+    """Rules of a security group that was taken over: described as ours."""
+
+    owner: Owner
+    group_id: str
+    rules: tuple[IngressRule, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TagListener:
+    """Of a load balancer that was taken over. One of `tags` and `tag_keys` (to be removed) is empty."""
+
+    owner: Owner
+    balancer_arn: str
+    arn: str
+    tags: Tags
+    tag_keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class RemoveTags:
     owner: Owner
     key: str
@@ -216,4 +245,7 @@ Write = (
     | DeleteListener
     | SetTags
     | RemoveTags
+    | Adopt
+    | ClaimRules
+    | TagListener
 )

@@ -32,9 +32,11 @@ class Desk:
         self.restart()
         self.cluster.put(dataclasses.replace(SERVICE, **fields))
 
-    def restart(self) -> None:
+    def restart(self, *, adopt: bool = False) -> None:
         self.lab.restart()
-        self.engine = Reconciler(self.cluster, self.lab.provider, lbprov_aws.SPEC, own_classless=True)
+        self.engine = Reconciler(
+            self.cluster, self.lab.provider, lbprov_aws.SPEC, own_classless=True, adopt=adopt
+        )
 
     @property
     def service(self) -> Service:

@@ -22,6 +22,7 @@ from lbprov.lab.aws.world import AwsWorld
 from lbprov_aws.cloud import Cloud
 from lbprov_aws.refusals import IAM_PREFIX
 from tests.aws.desk import Desk
+from tests.aws.peers_work import cloud_provider_aws, load_balancer_controller
 
 if TYPE_CHECKING:
     from tests.aws.conftest import Lab
@@ -176,7 +177,10 @@ def _allows(statement: Mapping[str, Any], action: str, arn: str, context: Mappin
 @pytest.fixture
 def iam(world: AwsWorld, monkeypatch: pytest.MonkeyPatch) -> Iam:
     """Every call of the provider's is checked against the policy before it is made."""
-    iam = Iam(world)
+    return _enforced(Iam(world), monkeypatch)
+
+
+def _enforced(iam: Iam, monkeypatch: pytest.MonkeyPatch) -> Iam:
     call = Cloud.call
 
     def checked(self: Cloud, service: str, operation: str, **parameters: Any) -> dict[str, Any]:
@@ -220,6 +224,18 @@ def test_a_replacement_under_the_policy(lab: Lab, iam: Iam) -> None:
     desk.cluster.delete(desk.service.key)
     desk.settle()
     assert lab.world.leftovers() == ()
+
+
+@pytest.mark.parametrize("make", [cloud_provider_aws, load_balancer_controller])
+def test_an_adoption_under_the_policy(lab: Lab, monkeypatch: pytest.MonkeyPatch, make: Any) -> None:
+    made = make(lab)
+    _enforced(Iam(lab.world, adoption=True), monkeypatch)
+    desk = Desk(lab, annotations={"lbprov.io/adopt": "take-over"})
+    desk.settle()
+    assert desk.hostname() == made.dns_name.lower()
+    desk.cluster.delete(desk.service.key)
+    desk.settle()
+    assert lab.world.load_balancers() == ()
 
 
 @pytest.mark.parametrize(

@@ -295,7 +295,7 @@ def dying_at(number: int, when: str) -> Any:
     return dying
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("when", [pytest.param("before", marks=pytest.mark.soak), "after"])
 def test_killed_at_any_write(lab: Lab, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
     """And the next process goes on from what it finds; whoever the status names is whole all the while."""
     expected: frozenset[str] = frozenset()
@@ -323,3 +323,68 @@ def test_killed_at_any_write(lab: Lab, monkeypatch: pytest.MonkeyPatch, when: st
         if number and not crashed:
             break
     assert number == 12  # 7 of the new one with its two ports, 1 the switch, 3 the old one's
+
+
+SUBNETS = "service.beta.kubernetes.io/aws-load-balancer-subnets"
+
+
+@pytest.fixture
+def moved(lab: Lab) -> Desk:
+    """It has a requested address in one zone, and is asked for in another one: with the same address."""
+    lab.world.allocate_address("203.0.113.10")
+    first, second, _ = lab.world.subnet_ids.values()
+    desk = Desk(lab, annotations={**SEAMLESS, SUBNETS: first}, load_balancer_ip="203.0.113.10")
+    desk.settle()
+    desk.change(annotations={SUBNETS: second})
+    return desk
+
+
+def test_an_address_has_one_holder(moved: Desk) -> None:
+    lab = moved.lab
+    before = lab.world.inventory()
+    assert moved.reconcile().result is Result.UNCHANGED
+    reason, message = moved.condition("Replacement")
+    assert reason == "ReplacementBlocked"
+    assert "203.0.113.10 can have one holder only" in message
+    assert "lbprov.io/replace: outage" in message
+    assert lab.world.inventory() == before
+    assert moved.reconcile().events == ()
+
+
+def test_an_address_moves_where_an_outage_is_allowed(moved: Desk) -> None:
+    """The target groups stay; AWS takes its time to let go of the address."""
+    lab = moved.lab
+    groups = {g["TargetGroupArn"] for g in lab.world.elbv2.describe_target_groups()["TargetGroups"]}
+    (old,) = lab.world.load_balancers()
+    lab.server.linger(True)
+    moved.change(annotations={"lbprov.io/replace": "outage"})
+    assert moved.reconcile().result is Result.PENDING
+    assert moved.condition("Ready")[0] == "WaitingForLoadBalancer"
+    assert lab.world.load_balancers() == ()
+    lab.clock.now += 15
+    assert moved.reconcile().result is Result.PENDING
+    lab.server.linger(False)
+    moved.settle()
+    (new,) = lab.world.load_balancers()
+    assert (new.addresses, [i.ip for i in moved.service.ingress]) == (("203.0.113.10",), ["203.0.113.10"])
+    assert new.zones != old.zones
+    after = {g["TargetGroupArn"] for g in lab.world.elbv2.describe_target_groups()["TargetGroups"]}
+    assert after == groups
+    served = [(x.port, len(x.targets)) for x in new.listeners]
+    assert served == [(80, 3), (443, 3)]
+    assert moved.reconcile().result is Result.UNCHANGED
+
+
+def test_killed_while_an_address_moves(moved: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved.change(annotations={"lbprov.io/replace": "outage"})
+    with monkeypatch.context() as patch:
+        patch.setattr(Cloud, "call", dying_at(1, "after"))
+        with pytest.raises(Killed):
+            moved.settle()
+    assert moved.lab.world.load_balancers() == ()
+    moved.restart()
+    moved.settle()
+    assert [b.addresses for b in moved.lab.world.load_balancers()] == [("203.0.113.10",)]
+    moved.cluster.delete(KEY)
+    moved.settle()
+    assert moved.lab.world.leftovers() == ()

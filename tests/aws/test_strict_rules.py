@@ -211,6 +211,16 @@ def test_deletion_protection(parts: Parts) -> None:
     assert code_of(deletion) == "OperationNotPermitted"
 
 
+def test_security_groups_from_the_start(parts: Parts) -> None:
+    without = parts.balancer("without")["LoadBalancerArn"]
+    with_one = parts.balancer("with", SecurityGroups=[parts.group()])["LoadBalancerArn"]
+    other = parts.group("other")
+    set_groups = parts.world.elbv2.set_security_groups
+    assert set_groups(LoadBalancerArn=with_one, SecurityGroups=[other])["SecurityGroupIds"] == [other]
+    refused = partial(set_groups, LoadBalancerArn=without, SecurityGroups=[other])
+    assert code_of(refused) == "InvalidConfigurationRequest"
+
+
 def test_one_listener_per_port(parts: Parts) -> None:
     balancer = parts.balancer()["LoadBalancerArn"]
     tcp, udp = parts.targets("tcp"), parts.targets("udp", "UDP")

@@ -169,3 +169,17 @@ def _deletion_protection(call: Call) -> None:
             "OperationNotPermitted",
             f"Load balancer '{balancer.arn}' cannot be deleted because deletion protection is enabled",
         )
+
+
+@rule(
+    "no security groups where there were none at the making",
+    GUIDE.format("load-balancer-security-groups"),
+    "SetSecurityGroups",
+)
+def _security_groups_from_the_start(call: Call) -> None:
+    balancer = elbv2(call).load_balancers.get(call.get("LoadBalancerArn"))
+    if balancer is not None and balancer.type == "network" and not balancer.security_groups:
+        raise Refusal(
+            "InvalidConfigurationRequest",
+            f"Security groups cannot be set on load balancer '{balancer.arn}', which was created without any",
+        )

@@ -46,7 +46,7 @@ run "adoption" {
   }
   assert {
     condition = (
-      length(jsondecode(output.policy_json).Statement) == length(jsondecode(run.policy_alone.policy_json).Statement) + 3 &&
+      length(jsondecode(output.policy_json).Statement) == length(jsondecode(run.policy_alone.policy_json).Statement) + 4 &&
       strcontains(output.policy_json, "aws:ResourceTag/kubernetes.io/cluster/lab") &&
       strcontains(output.policy_json, "aws:ResourceTag/elbv2.k8s.aws/cluster")
     )
