@@ -247,18 +247,53 @@ def command(
 
 
 @command.command("cleanup")
-def cleanup() -> None:
+@click.option(
+    "--kube-proxy",
+    "of_kube_proxy",
+    is_flag=True,
+    help="Remove what a kube-proxy that has ended left, instead; an agent may run meanwhile.",
+)
+@click.option(
+    "--stay",
+    is_flag=True,
+    help="Do not end before SIGTERM, and say at /livez and /readyz that all is well: for a Pod in an agent's "
+    "place.",
+)
+@metrics_address
+def cleanup(of_kube_proxy: bool, stay: bool, metrics_address: tuple[str, int] | None) -> None:
     """Remove every rule, chain and table of ours, in both families and every mode."""
+    from local_dataplane.kernel import kube_proxy
     from local_dataplane.kernel.instance import claim
     from local_dataplane.start import cleanup as remove
 
     try:
-        with claim():
-            removed = remove()
+        if of_kube_proxy:
+            for where, restores in kube_proxy.remove().items():
+                click.echo(f"{where}: {'removed' if restores else 'nothing'} of kube-proxy's")
+        else:
+            with claim():
+                for where, chains in remove().items():
+                    click.echo(f"{where}: {chains} chains removed" if chains else f"{where}: nothing of ours")
     except LbprovError as error:
         raise click.ClickException(str(error)) from error
-    for where, chains in removed.items():
-        click.echo(f"{where}: {chains} chains removed" if chains else f"{where}: nothing of ours")
+    if stay:
+        _stay(metrics_address)
+
+
+def _stay(where: tuple[str, int] | None) -> None:
+    from local_dataplane.http_ports import Answer, HttpPorts
+
+    http = HttpPorts()
+    http.start()
+    try:
+        if where:
+            http.open("stay", [where], lambda _path, _accept: Answer(200, b"cleaned up\n"))
+        with stopping() as stop:
+            stop.wait()
+    except OSError as error:
+        raise click.ClickException(f"cannot listen on port {where and where[1]}: {error.strerror}") from error
+    finally:
+        http.stop()
 
 
 command.add_command(status)

@@ -29,10 +29,11 @@ def address(_context: click.Context, _parameter: click.Parameter, text: str) -> 
 metrics_address = options.option(
     "--metrics-address",
     metavar="[HOST]:PORT",
-    default="127.0.0.1:10249",
+    default="127.0.0.1:10264",
     show_default=True,
     callback=address,
-    help="Where the agent's /metrics and /status are; empty: nowhere.",
+    help="Where the agent's /metrics and /status (and its health, too) are; empty: nowhere. Not where "
+    "kube-proxy's are, so that both can run while one takes over.",
 )
 
 

@@ -132,9 +132,9 @@ def test_the_node_says_how_it_is(two_nodes: tuple[Lab, NodeHost, NodeHost], clus
     body = json.loads(page("/healthz"))
     assert (body["healthy"], body["nodeEligible"], sorted(body["status"])) == (True, True, ["IPv4", "IPv6"])
     assert "nodeEligible" not in json.loads(page("/livez"))
-    assert 'lbprov_node_sync_duration_seconds_count{family="IPv4"}' in page("/metrics", 10249)
+    assert 'lbprov_node_sync_duration_seconds_count{family="IPv4"}' in page("/metrics", 10264)
     assert _status(lab.hosts["client-1"].http_get(one.ipv4, 10256)) == 404, "load balancers ask from outside"
-    assert isinstance(lab.hosts["client-1"].http_get(one.ipv4, 10249), Refused), "metrics are asked for here"
+    assert isinstance(lab.hosts["client-1"].http_get(one.ipv4, 10264), Refused), "metrics are asked for here"
     said = one.run([sys.executable, "-m", "lbprov", "node", "status"]).stdout
     assert f"on {one.name}, running since" in said
     assert "1 Services are forwarded" in said
