@@ -57,6 +57,7 @@ class Agent:
     sysctls: Sysctls
     take_over: Callable[[], None] = lambda: None
     """Called once after the first success: an earlier run's rules in the other backend may go."""
+    mode: str = "iptables"
     observer: Observer = field(default_factory=Observer)
     pace: Pace = field(default_factory=lambda: Pace(0.0))
     thorough_s: float = THOROUGH_S

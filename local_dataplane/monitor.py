@@ -187,6 +187,7 @@ class Monitor(Observer):
         return {
             "version": __version__,
             "node": self.agent.node_name,
+            "mode": self.agent.mode,
             "running_since": self.begun.strftime("%Y-%m-%dT%H:%M:%SZ"),
             "cluster": self.agent.source.name,
             "cluster_version": self._version,

@@ -19,14 +19,12 @@ from local_dataplane.monitor import ApiTeller, Monitor, Silence, Teller
 
 
 @contextlib.contextmanager
-def reporting(
-    agent: Agent, config: NodeConfig, mode: str, pages: Mapping[str, tuple[str, int]]
-) -> Iterator[Monitor]:
+def reporting(agent: Agent, config: NodeConfig, pages: Mapping[str, tuple[str, int]]) -> Iterator[Monitor]:
     """Health, metrics and Events of an agent, for as long as it runs. `pages`: where they are asked for."""
     http = HttpPorts()
     with _teller(agent) as teller:
         checks = HealthChecks(http, agent.node_name)
-        monitor = Monitor(agent, NodeMetrics(mode), http, checks, teller, pages)
+        monitor = Monitor(agent, NodeMetrics(agent.mode), http, checks, teller, pages)
         checks.is_healthy = lambda: monitor.health().is_healthy
         checks.on_trouble = monitor.no_health_check
         checks.addresses = lambda family: _nodeport_hosts(agent, config, family)

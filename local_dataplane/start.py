@@ -69,7 +69,7 @@ def open_agent(
         if config.localhost_nodeports:
             _say(route_localhost(sysctls, on=True))
 
-    return Agent(source, node_name, programs, flows, sysctls, take_over=after_first_write)
+    return Agent(source, node_name, programs, flows, sysctls, take_over=after_first_write, mode=str(chosen))
 
 
 def _say(complaint: str) -> None:

@@ -94,7 +94,7 @@ def _follow_until_signal(cluster: _Cluster, **settings: Any) -> None:
                 sys.exit(1)
         else:
             pages = {n: a for n in ("health", "metrics") if (a := settings[f"{n}_address"])}
-            with stopping() as stop, reporting(agent, config, "iptables", pages):
+            with stopping() as stop, reporting(agent, config, pages):
                 agent.run(stop)
 
 

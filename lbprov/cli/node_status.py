@@ -88,7 +88,7 @@ def _ask(where: tuple[str, int]) -> dict[str, Any] | None:
 def _about(agent: dict[str, Any]) -> Iterator[str]:
     yield (
         f"agent: lbprov {agent['version']} on {agent['node']}, running since {agent['running_since']}, "
-        f"follows {agent['cluster']}"
+        f"mode {agent['mode']}, follows {agent['cluster']}"
     )
     applied = ", ".join(f"{family} {at}" for family, at in agent["applied"].items())
     yield f"last applied: {applied or 'nothing yet'}; {agent['services']} Services are forwarded"

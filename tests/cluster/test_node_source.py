@@ -63,7 +63,7 @@ class NodeUnderTest:
             observer=self.listener,
             pace=pace,
         )
-        self._reporting = reporting(self.agent, NodeConfig(), "iptables", {}) if report else None
+        self._reporting = reporting(self.agent, NodeConfig(), {}) if report else None
         self.monitor: Monitor | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self.agent.run, args=(self._stop,))
