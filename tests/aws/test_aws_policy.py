@@ -18,7 +18,7 @@ import botocore.session
 import pytest
 
 from lbprov.api import SessionAffinity
-from lbprov.lab.aws.world import AwsWorld
+from lbprov.lab.aws.world import AwsWorld, client
 from lbprov_aws.cloud import Cloud
 from lbprov_aws.refusals import IAM_PREFIX
 from tests.aws.desk import Desk
@@ -236,6 +236,26 @@ def test_an_adoption_under_the_policy(lab: Lab, monkeypatch: pytest.MonkeyPatch,
     desk.cluster.delete(desk.service.key)
     desk.settle()
     assert lab.world.load_balancers() == ()
+
+
+def test_wishes_under_the_policy(lab: Lab, iam: Iam, make_port: Any) -> None:
+    prefix = "service.beta.kubernetes.io/aws-load-balancer-"
+    acm = client(lab.server, "acm")
+    one, two = (acm.request_certificate(DomainName=f"{n}.example.com")["CertificateArn"] for n in "ab")
+    changes: list[dict[str, str]] = [
+        {"ssl-cert": f"{one},{two}", "attributes": "deletion_protection.enabled=false"},
+        {"ssl-cert": one, "attributes": "load_balancing.cross_zone.enabled=true"},
+        {"target-group-attributes": "deregistration_delay.timeout_seconds=30"},
+        {"healthcheck-interval": "20", "security-group-prefix-lists": "pl-12345678"},
+        {},
+    ]
+    seen: set[str] = set()
+    for change in changes:
+        annotations = {prefix + name: value for name, value in change.items()}
+        seen |= lab.reconcile(lab.desired("web", make_port(443, 30443), annotations=annotations)).calls.keys()
+    lab.delete(lab.desired().owner)
+    assert lab.world.leftovers() == ()
+    assert seen >= {"AddListenerCertificates", "RemoveListenerCertificates", "ModifyLoadBalancerAttributes"}
 
 
 @pytest.mark.parametrize(
