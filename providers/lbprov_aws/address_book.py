@@ -8,9 +8,10 @@ here: the older one gets it.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from lbprov.api import LoadBalancer, ObjectKey, Owner, RetryLater
@@ -20,6 +21,7 @@ from lbprov_aws.ec2 import ElasticIp
 from lbprov_aws.inventory import Inventory
 from lbprov_aws.refusals import Denied
 from lbprov_aws.resources import Address, AddressUse, owner_of
+from lbprov_aws.wishes import POOL, is_by_tag
 
 LINGER_S = 300.0
 """So long we wait for an address that a deleted load balancer of ours still holds (it takes AWS minutes)."""
@@ -48,6 +50,17 @@ class _Seen:
     at_s: float
 
 
+Found = tuple[ElasticIp, ...] | Denied
+"""What is found of one wish of a list."""
+
+
+def _filters(wish: str) -> list[dict[str, object]]:
+    """Of `tag:key=value` and of `tags:key=value,…`."""
+    pairs = wish.partition(":")[2].split(",") if wish.startswith(POOL) else [wish.partition(":")[2]]
+    parted = (pair.partition("=") for pair in pairs)
+    return [{"Name": f"tag:{key}", "Values": [value]} for key, _, value in parted]
+
+
 class AddressBook:
     """Safe for threads."""
 
@@ -57,6 +70,7 @@ class AddressBook:
         self._now_s = now_s
         self._lock = threading.Lock()
         self._seen: dict[str, _Seen] = {}
+        self._seen_lists: dict[str, tuple[Found, float]] = {}
         self._claims: dict[str, dict[Owner, _Claim]] = {}
         self._released: dict[str, float] = {}
         """Allocation id -> when we deleted the load balancer that had it."""
@@ -86,6 +100,89 @@ class AddressBook:
             self._wait(owner, ip)
         return address
 
+    def for_list(self, desired: LoadBalancer, wishes: tuple[str, ...], *, new: bool) -> tuple[Address, ...]:
+        """Of addresses that a list asks for: each wish's, those that are free first. `new`: for a load
+        balancer about to be made (as `for_new`); otherwise from memory where that is not too old."""
+        if not new:
+            self.withdraw(desired.owner)
+        found = self._look_list(wishes, remembered=not new)
+        return tuple(
+            address for wish in wishes for address in self._of_wish(desired, wish, found[wish], new=new)
+        )
+
+    def are_free(self, owner: Owner, allocation_ids: tuple[str, ...]) -> bool:
+        """After AWS refused them. Raises `RetryLater` as `for_new`."""
+        found = self._look_list(allocation_ids, remembered=False)
+        free = True
+        for answer in found.values():
+            for ip in () if isinstance(answer, Denied) else answer:
+                if self._judge(owner, ip.ip, ip).use is AddressUse.IN_USE and self._is_lingering(ip):
+                    self._wait(owner, ip.ip)
+            first = answer[0] if answer and not isinstance(answer, Denied) else None
+            free &= first is not None and self._judge(owner, first.ip, first).use is AddressUse.FREE
+        return free
+
+    def _of_wish(self, desired: LoadBalancer, wish: str, found: Found, *, new: bool) -> Iterator[Address]:
+        """One of several is claimed only where it is free, and rather one that nobody else claims."""
+        if isinstance(found, Denied) or not found:
+            nobody = found if isinstance(found, Denied) else None
+            yield dataclasses.replace(self._judge(desired.owner, "", nobody), wish=wish)
+            return
+        several, needed = is_by_tag(wish), math.inf if wish.startswith(POOL) else 1
+        ranked = sorted(found, key=lambda ip: (self._is_claimed(ip), ip.allocation_id))
+        answers: list[Address] = []
+        for ip in ranked:
+            if new and needed > 0:
+                self._claim(desired, ip.ip)
+            address = dataclasses.replace(self._judge(desired.owner, ip.ip, ip), wish=wish)
+            answers.append(address)
+            if address.use is AddressUse.FREE:
+                needed -= 1
+            elif several:
+                self._unclaim(desired.owner, ip.ip)
+            elif new and self._is_lingering(ip):
+                self._wait(desired.owner, ip.ip)
+        yield from sorted(answers, key=lambda a: (a.use is not AddressUse.FREE, a.allocation_id))
+
+    def _look_list(self, wishes: tuple[str, ...], *, remembered: bool) -> dict[str, Found]:
+        now_s = self._now_s()
+        with self._lock:
+            seen = {w: s for w, s in self._seen_lists.items() if now_s - s[1] < self._inventory.max_age_s}
+        found = {w: seen[w][0] for w in wishes if remembered and w in seen}
+        unknown = [w for w in wishes if w not in found]
+        by_id = [w for w in unknown if w.startswith("eipalloc-")]
+        by_ip = [w for w in unknown if not is_by_tag(w) and w not in by_id]
+        try:
+            for filter_, values in (("allocation-id", by_id), ("public-ip", by_ip)):
+                answers = self._purposes(ec2.elastic_ips(self._cloud, filter_, values)) if values else ()
+                for value in values:
+                    found[value] = tuple(a for a in answers if value in (a.allocation_id, a.ip))
+            for wish in (w for w in unknown if is_by_tag(w)):
+                found[wish] = self._purposes(ec2.elastic_ips_of(self._cloud, _filters(wish)))
+        except Denied as denied:
+            found |= {w: denied for w in unknown if w not in found}
+        with self._lock:
+            self._seen_lists |= {w: (found[w], now_s) for w in unknown}
+        return found
+
+    def _purposes(self, found: tuple[ElasticIp, ...]) -> tuple[ElasticIp, ...]:
+        return tuple(self._with_purpose(ip) for ip in found)
+
+    def _with_purpose(self, found: ElasticIp) -> ElasticIp:
+        if not found.interface or found.instance:
+            return found
+        return dataclasses.replace(found, purpose=ec2.interface_description(self._cloud, found.interface))
+
+    def _is_claimed(self, found: ElasticIp) -> bool:
+        now_s = self._now_s()
+        with self._lock:
+            claims = self._claims.get(found.ip, {}).values()
+            return any(now_s - claim.at_s < _CLAIM_S for claim in claims)
+
+    def _unclaim(self, owner: Owner, ip: str) -> None:
+        with self._lock:
+            self._claims.get(ip, {}).pop(owner, None)
+
     def _wait(self, owner: Owner, ip: str) -> None:
         """Raises `RetryLater`, unless we have been waiting for this for long enough."""
         now_s = self._now_s()
@@ -105,6 +202,7 @@ class AddressBook:
         """We deleted a load balancer that had these."""
         with self._lock:
             self._seen.clear()
+            self._seen_lists.clear()
             self._released |= dict.fromkeys(filter(None, allocation_ids), self._now_s())
 
     def _claim(self, desired: LoadBalancer, ip: str) -> None:
@@ -117,9 +215,7 @@ class AddressBook:
         found: ElasticIp | Denied | None
         try:
             found = ec2.elastic_ip(self._cloud, ip)
-            if found is not None and found.interface and not found.instance:
-                purpose = ec2.interface_description(self._cloud, found.interface)
-                found = dataclasses.replace(found, purpose=purpose)
+            found = found and self._with_purpose(found)
         except Denied as denied:
             found = denied
         with self._lock:

@@ -41,7 +41,9 @@ class Placement:
     notice: Notice | None = None
 
 
-class _Unusable(Exception):
+class Unusable(Exception):
+    """An address that is asked for cannot be had."""
+
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
@@ -67,7 +69,10 @@ def is_honoured(requested_ip: str, live: LoadBalancerRecord) -> bool:
 def published(requested_ip: str, live: LoadBalancerRecord) -> str:
     """The address to publish; empty: the name is. A load balancer made for one fixed address goes on being
     published by it when `loadBalancerIP` is edited or dropped: it keeps the address, so clients keep it too.
-    (AWS lists addresses only of load balancers that were made with fixed ones.)"""
+    (AWS lists addresses only of load balancers that were made with fixed ones.) One made for addresses that
+    an annotation lists is published by its name, as with the other controllers."""
+    if names.REQUESTED_ADDRESSES in dict(live.tags):
+        return ""
     if is_honoured(requested_ip, live):
         return canonical(requested_ip)
     if names.ADOPTED in dict(live.tags):
@@ -85,7 +90,7 @@ def place(
         return Placement(everywhere)
     try:
         mapping = _mapping(desired.requested_ip, wanted, network, address, region)
-    except _Unusable as refusal:
+    except Unusable as refusal:
         if desired.require_ip:
             raise UserError(
                 f"{refusal.message}; no other address is used (lbprov.io/ip-policy: require)",
@@ -126,7 +131,7 @@ def judge(
         if network is not None and needs_subnets(requested, internal=wanted.internal):
             _subnet_with(ip, network)
             _check_not_refused(ip, live)
-    except _Unusable as refusal:
+    except Unusable as refusal:
         message = f"{refusal.message}; an address of AWS's choice is used instead"
         return Notice(Severity.WARNING, refusal.reason, message, TOPIC)
     message = (
@@ -163,13 +168,13 @@ def _mapping(
 def _check(
     requested: str, wanted: Wanted, address: Address | None, region: str
 ) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """The address, if it can be used at all. Raises `_Unusable`."""
+    """The address, if it can be used at all. Raises `Unusable`."""
     ip = _parse(requested)
     if ip is None:
-        raise _Unusable(Reason.IP_INVALID, f"{requested!r} is not an IP address")
+        raise Unusable(Reason.IP_INVALID, f"{requested!r} is not an IP address")
     if ip.version == 6:
         if not wanted.dual_stack:
-            raise _Unusable(
+            raise Unusable(
                 Reason.IP_UNSUPPORTED,
                 f"{ip} is an IPv6 address, and the load balancer has none (spec.ipFamilies: IPv4 and IPv6)",
             )
@@ -177,38 +182,39 @@ def _check(
     if wanted.internal:
         return ip
     if _is_private(ip):
-        raise _Unusable(
+        raise Unusable(
             Reason.IP_UNSUPPORTED,
             f"{ip} is a private address and the load balancer faces the internet: use an Elastic IP of "
             f"{region}, or make the load balancer internal",
         )
     assert address is not None, "an Elastic IP is looked up before it is decided upon"
-    _check_found(ip, address, region)
+    check_found(ip, address, region)
     return ip
 
 
-def _check_found(ip: ipaddress.IPv4Address, address: Address, region: str) -> None:
+def check_found(ip: object, address: Address, region: str) -> None:
+    """Raises `Unusable` if the Elastic IP (as it was named or as it is) is not to be had."""
     match address.use:
         case AddressUse.ABSENT:
-            raise _Unusable(
+            raise Unusable(
                 Reason.IP_NOT_FOUND,
                 f"{ip} is no Elastic IP of this account in {region}: allocate it there, or name one that is",
             )
         case AddressUse.IN_USE:
-            raise _Unusable(
+            raise Unusable(
                 Reason.IP_IN_USE,
                 f"{ip} is in use in {region} by {address.holder}: free it, or name another Elastic IP",
             )
         case AddressUse.UNFIT:
-            raise _Unusable(Reason.IP_UNSUPPORTED, f"{ip} cannot be used in {region}: {address.message}")
+            raise Unusable(Reason.IP_UNSUPPORTED, f"{ip} cannot be used in {region}: {address.message}")
         case AddressUse.UNKNOWN:
-            raise _Unusable(Reason.IP_LOOKUP_FAILED, f"{ip} could not be looked up: {address.message}")
+            raise Unusable(Reason.IP_LOOKUP_FAILED, f"{ip} could not be looked up: {address.message}")
 
 
 def _check_not_refused(ip: ipaddress.IPv4Address | ipaddress.IPv6Address, live: LoadBalancerRecord) -> None:
     """Who has an address of a subnet is not looked up: what AWS said at the making stands."""
     if dict(live.tags).get(names.REFUSED_IP):
-        raise _Unusable(Reason.IP_IN_USE, f"{ip} was refused by AWS when the load balancer was made")
+        raise Unusable(Reason.IP_IN_USE, f"{ip} was refused by AWS when the load balancer was made")
 
 
 def _subnet_with(ip: ipaddress.IPv4Address | ipaddress.IPv6Address, network: Network) -> Subnet:
@@ -217,7 +223,7 @@ def _subnet_with(ip: ipaddress.IPv4Address | ipaddress.IPv6Address, network: Net
         if any(ip in ipaddress.ip_network(cidr) for cidr in cidrs):
             return subnet
     cidrs = tuple(c for s in network.subnets for c in (s.ipv6_cidrs if ip.version == 6 else (s.cidr,)))
-    raise _Unusable(
+    raise Unusable(
         Reason.IP_UNSUPPORTED,
         f"{ip} is in none of the load balancer's subnets ({', '.join(cidrs) or 'which have no IPv6'}): "
         "name an address of one of them",

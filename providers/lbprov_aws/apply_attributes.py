@@ -21,7 +21,7 @@ def set_attributes(hands: Hands, body: writes.SetAttributes) -> None:
     values = body.attributes
     if body.subject == LB:
         record = hands.own(key, body.owner, LoadBalancerRecord)
-        if body.one_zone and len(record.zones) > 1:
+        if body.zones and len(record.zones) > body.zones:
             # Made without the requested address after all.
             values = as_tags({k: v for k, v in values if k != attributes.CROSS_ZONE})
         write = partial(elbv2.set_balancer_attributes, hands.cloud, key)

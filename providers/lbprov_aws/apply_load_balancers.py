@@ -64,9 +64,13 @@ def _make_elsewhere(
 ) -> LoadBalancerRecord:
     """The address went to somebody else between our look and our call. If that is a load balancer of
     ours on its way out, it is worth waiting for; otherwise the Service gets another address now."""
-    if any(mapping.allocation_id for mapping in body.mappings):
+    allocations = tuple(m.allocation_id for m in body.mappings if m.allocation_id)
+    all_free = True
+    if body.listed:
+        all_free = hands.addresses.are_free(body.owner, allocations)
+    elif allocations:
         hands.addresses.look_again(body.owner, body.requested_ip)
-    if not body.fallback:
+    if not body.fallback or not all_free:  # of several, the others may be had
         raise RetryLater(f"{body.requested_ip} was taken meanwhile: looking again", 1)
     return _make(hands, body, groups, body.fallback, refusal.code)
 

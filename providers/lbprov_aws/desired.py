@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lbprov.api import (
@@ -88,6 +89,12 @@ class Wanted:
             return names.load_balancer_name(self.owner, internal=self.internal, generation=self.generation)
         return names.with_generation(self.name, self.generation)
 
+    def spans_zones(self, zones: Iterable[str]) -> bool:
+        """Whether a load balancer in these zones has to reach into others: it stands in one alone, or there
+        are nodes elsewhere."""
+        there = set(zones)
+        return len(there) == 1 or not there.issuperset(self.zones)
+
     def tags(self, resource: str) -> dict[str, str]:
         """All tags that a resource of this Service has."""
         extra = dict(self.extra_tags)
@@ -117,6 +124,9 @@ def want(desired: LoadBalancer) -> Wanted:
     """Raises `UserError` where no load balancer can be made of it."""
     wishes = read_wishes(desired)
     complaints = [*wishes.complaints, *health.complaints(wishes.check)]
+    asked = desired.requested_ip.strip()
+    if wishes.addresses and asked not in ("", *wishes.addresses.elastic, *wishes.addresses.private):
+        complaints.append(f"spec.loadBalancerIP: {asked} is not looked at, as an annotation lists addresses")
     ports, port_notices = _ports(desired, wishes, complaints)
     targets, zones, target_notices = _targets(_chosen(desired.targets, wishes, complaints))
     dual_stack, family_notices = _families(desired, wishes, ports)

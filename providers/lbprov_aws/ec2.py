@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lbprov_aws import decode
 from lbprov_aws.cloud import EC2, Cloud
@@ -120,12 +121,21 @@ def remove_tags(cloud: Cloud, group_id: str, keys: Iterable[str]) -> None:
 
 
 def elastic_ip(cloud: Cloud, ip: str) -> ElasticIp | None:
-    """Asked for by a filter: by its own parameter, an unknown address would be an error."""
-    filters = [{"Name": "public-ip", "Values": [ip]}]
-    answers = cloud.call(EC2, "DescribeAddresses", Filters=filters)["Addresses"]
-    if not answers:
-        return None
-    answer = answers[0]
+    return next(iter(elastic_ips(cloud, "public-ip", [ip])), None)
+
+
+def elastic_ips(cloud: Cloud, filter_: str, values: Sequence[str]) -> tuple[ElasticIp, ...]:
+    """Asked for by a filter ("public-ip", "allocation-id", "tag:KEY"): by parameters of their own, one
+    unknown address would be an error. Sorted by allocation id."""
+    return elastic_ips_of(cloud, [{"Name": filter_, "Values": list(values)}])
+
+
+def elastic_ips_of(cloud: Cloud, filters: Sequence[Mapping[str, object]]) -> tuple[ElasticIp, ...]:
+    answers = cloud.call(EC2, "DescribeAddresses", Filters=list(filters))["Addresses"]
+    return tuple(sorted(map(_elastic_ip, answers), key=lambda found: found.allocation_id))
+
+
+def _elastic_ip(answer: Mapping[str, Any]) -> ElasticIp:
     # Absent and empty mean the same in all of these.
     interface, instance = answer.get("NetworkInterfaceId") or "", answer.get("InstanceId") or ""
     return ElasticIp(

@@ -29,8 +29,10 @@ REFUSED_IP = "lbprov/refused-ip"
 """AWS's error code for that address, where it was refused when the load balancer was made."""
 SEAL = "lbprov/sealed"
 """A digest of what was verified last (see `seals`)."""
+REQUESTED_ADDRESSES = "lbprov/requested-addresses"
+"""The same of addresses that annotations list."""
 REQUESTED_SUBNETS = "lbprov/requested-subnets"
-MADE_FOR = (REQUESTED_IP, REFUSED_IP, REQUESTED_SUBNETS)
+MADE_FOR = (REQUESTED_IP, REFUSED_IP, REQUESTED_ADDRESSES, REQUESTED_SUBNETS)
 """Of a load balancer: they stay as they were when it was made."""
 ATTRIBUTES = "lbprov/attributes"
 """Which attributes were asked for (see `extra_mark`), so that they can go back to their default."""

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable
 
 from lbprov.api import Adopt, LoadBalancer, Owner
-from lbprov_aws import addresses, elbv2, names, plan_listeners, plan_targets, succession
+from lbprov_aws import address_lists, addresses, elbv2, names, plan_listeners, plan_targets, succession
 from lbprov_aws.address_book import AddressBook
 from lbprov_aws.adoption import Adoptions
 from lbprov_aws.cloud import Cloud
@@ -95,6 +95,7 @@ class Observer:
             observed,
             network=self._network(desired, wanted, live),
             address=self._address(desired, wanted, live),
+            addresses=self._addresses(desired, wanted, live),
             taken=self._inventory.taken(_names(wanted, live, observed.target_groups, live.vpc_id)),
             rejected=self._rejected.now(),
             once_rejected=self._rejected.ever(),
@@ -142,6 +143,7 @@ class Observer:
             target_groups=groups,
             network=network,
             address=self._address(desired, wanted, live),
+            addresses=self._addresses(desired, wanted, live),
             taken=self._inventory.taken(_names(wanted, live, groups, vpc_id)),
             healthy=self._healthy(cast, groups),
             protected=self._protected(observed, cast, begins=begins),
@@ -187,7 +189,8 @@ class Observer:
         if not self._inventory.is_detailed(live.arn):
             listeners = elbv2.listeners(self._cloud, live.arn)
             live = dataclasses.replace(live, listeners=listeners, attributes=None)
-        asked = wanted.attributes or names.ATTRIBUTES in dict(live.tags) or len(live.zones) == 1
+        asked = wanted.attributes or names.ATTRIBUTES in dict(live.tags)
+        asked = asked or wanted.spans_zones(zone.zone for zone in live.zones)
         if live.attributes is None and asked:
             live = dataclasses.replace(live, attributes=elbv2.balancer_attributes(self._cloud, live.arn))
         live = self._with_certificates(live, wanted)
@@ -267,6 +270,10 @@ class Observer:
     ) -> Network | None:
         """Where it matters: for a new load balancer, and for a wish for an address of a subnet."""
         if live is not None:
+            if wanted.addresses:
+                missing = address_lists.unsatisfied(wanted.addresses, live)
+                needed = address_lists.needs_subnets(wanted.addresses, missing)
+                return self._networks.find(wanted, wanted.subnets) if needed else None
             wish = desired.requested_ip
             if addresses.is_honoured(wish, live):
                 return None
@@ -274,10 +281,25 @@ class Observer:
                 return None
         return self._networks.find(wanted, wanted.subnets)
 
+    def _addresses(
+        self, desired: LoadBalancer, wanted: Wanted, live: LoadBalancerRecord | None
+    ) -> tuple[Address, ...]:
+        """Those that annotations list, as far as the load balancer does not have them."""
+        wishes = () if wanted.internal else wanted.addresses.elastic
+        if live is not None:
+            wishes = tuple(w for w in wishes if w in address_lists.unsatisfied(wanted.addresses, live))
+        if not wishes:
+            if wanted.addresses:
+                self._address_book.withdraw(desired.owner)
+            return ()
+        return self._address_book.for_list(desired, wishes, new=live is None)
+
     def _address(
         self, desired: LoadBalancer, wanted: Wanted, live: LoadBalancerRecord | None
     ) -> Address | None:
         wish = desired.requested_ip
+        if wanted.addresses:
+            return None
         if not addresses.needs_lookup(wish, internal=wanted.internal):
             self._address_book.withdraw(desired.owner)
             return None

@@ -7,10 +7,12 @@ What is taken away goes last, in the opposite order, so that nothing is missing 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lbprov.api import Action, Change, LoadBalancer, Notice, Plan, Severity, Step, UserError
 from lbprov_aws import (
+    address_lists,
     addresses,
     attributes,
     names,
@@ -143,11 +145,18 @@ class _Balancer:
 
 def _create(desired: LoadBalancer, wanted: Wanted, observed: Observed, network: Network) -> _Balancer:
     plan_security.refuse_missing(wanted, observed)
-    placement = addresses.place(desired, wanted, network, observed.address, observed.region)
+    placement = (
+        address_lists.place(desired, wanted, network, observed)
+        if wanted.addresses
+        else addresses.place(desired, wanted, network, observed.address, observed.region)
+    )
     dual_stack = wanted.dual_stack and all(s.ipv6_cidrs for s in network.subnets)
     tags = {**wanted.tags(LB), **settled.made_for(wanted), **plan_security.marks(wanted, observed)}
-    if desired.requested_ip:
-        tags[names.REQUESTED_IP] = names.tag_text(desired.requested_ip)
+    asked = desired.requested_ip
+    if wanted.addresses:
+        asked = tags[names.REQUESTED_ADDRESSES] = address_lists.text(wanted.addresses)
+    elif asked:
+        tags[names.REQUESTED_IP] = names.tag_text(asked)
     body = writes.CreateLoadBalancer(
         owner=wanted.owner,
         name=wanted.balancer_name,
@@ -156,16 +165,18 @@ def _create(desired: LoadBalancer, wanted: Wanted, observed: Observed, network: 
         mappings=placement.mappings,
         group_ref=plan_security.own_ref(wanted),
         tags=as_tags(tags),
-        requested_ip=desired.requested_ip,
+        requested_ip=asked,
         fallback=placement.fallback,
         more_groups=plan_security.named(wanted, observed),
+        listed=bool(wanted.addresses),
     )
     places = ", ".join(mapping.zone for mapping in body.mappings)
     if any(mapping.has_address for mapping in body.mappings):
-        places += f" at {addresses.canonical(desired.requested_ip)}"
+        places += f" at {addresses.canonical(asked)}"
     scheme = "internal" if wanted.internal else "internet-facing"
     step = Step(Action.CREATE, "load balancer", LB, f"{scheme}, in {places}", body.name, body=body)
-    after = plan_attributes.of_new(wanted, observed, LB, body.name, _attributes(wanted, len(body.mappings)))
+    asked_of = attributes_in(wanted, [mapping.zone for mapping in body.mappings])
+    after = plan_attributes.of_new(wanted, observed, LB, body.name, asked_of, zones=len(body.mappings))
     if wanted.access.private_link is False:
         groups = writes.SetSecurityGroups(wanted.owner, LB, body.group_ref, body.more_groups, False)
         why = "PrivateLink is to be treated otherwise"
@@ -182,8 +193,9 @@ def _keep(desired: LoadBalancer, wanted: Wanted, observed: Observed, live: LoadB
         observed,
         LB,
         live,
-        _attributes(wanted, len(live.zones)),
+        attributes_in(wanted, [zone.zone for zone in live.zones]),
         plan_security.marks(wanted, observed),
+        zones=len(live.zones),
     )
     before = [*groups, *marked] if plan_security.takes_off(wanted, observed, live) else [*marked, *groups]
     after: list[Step] = []
@@ -193,17 +205,21 @@ def _keep(desired: LoadBalancer, wanted: Wanted, observed: Observed, live: LoadB
         # UDP listeners exist only while it is IPv4, so it turns to that before them and from it after them.
         (before if dual_stack else after).append(step)
         dual_stack = wanted.dual_stack
+    listed = wanted.addresses or names.REQUESTED_ADDRESSES in dict(live.tags)
     notices = (
-        addresses.judge(desired, wanted, live, observed.network, observed.address, observed.region),
+        address_lists.judge(wanted, live, observed)
+        if listed
+        else addresses.judge(desired, wanted, live, observed.network, observed.address, observed.region),
         _families_notice(wanted, dual_stack),
         *(difference.notice for difference in settled.differences(wanted, live)),
     )
     return _Balancer(before, after, [n for n in notices if n is not None])
 
 
-def _attributes(wanted: Wanted, zones: int) -> Tags:
-    """One that stands in one zone serves the nodes of all, unless the Service says otherwise."""
-    usual = {attributes.CROSS_ZONE: "true"} if zones == 1 else {}
+def attributes_in(wanted: Wanted, zones: Iterable[str]) -> Tags:
+    """Of a load balancer in these zones. It serves the nodes of other zones too, unless the Service says
+    otherwise: without cross-zone they would get nothing."""
+    usual = {attributes.CROSS_ZONE: "true"} if wanted.spans_zones(zones) else {}
     return as_tags({**usual, **dict(wanted.attributes)})
 
 

@@ -28,13 +28,14 @@ class _Thing:
     kind: str
     known: Mapping[str, Attribute]
     protocol: str = ""
+    zones: int = 0
 
 
 def of_new(
-    wanted: Wanted, observed: Observed, ref: str, name: str, asked: Tags, protocol: str = ""
+    wanted: Wanted, observed: Observed, ref: str, name: str, asked: Tags, protocol: str = "", zones: int = 0
 ) -> list[Step]:
-    """For what is about to be made: AWS's defaults are in force."""
-    thing = _thing(ref, protocol)
+    """For what is about to be made: AWS's defaults are in force. `zones`: that a load balancer stands in."""
+    thing = _thing(ref, protocol, zones)
     set_ = _possible(observed, ref, difference(asked, (), "", thing.known, protocol).set_)
     return [_step(wanted, thing, name, set_, (), "the Service asks for them")] if set_ else []
 
@@ -46,10 +47,11 @@ def of_record(
     record: Attributed,
     asked: Tags,
     marks: Mapping[str, str] | None = None,
+    zones: int = 0,
 ) -> list[Step]:
-    """For what exists, with its tags (`marks`: more of them)."""
+    """For what exists, with its tags (`marks`: more of them). `zones`: that the load balancer stands in."""
     protocol = getattr(record, "protocol", "")
-    thing = _thing(ref, protocol)
+    thing = _thing(ref, protocol, zones)
     had = dict(record.tags)
     found = difference(asked, record.attributes, had.get(names.ATTRIBUTES, ""), thing.known, protocol)
     set_ = _possible(observed, ref, found.set_)
@@ -70,9 +72,9 @@ def _kept(wanted: dict[str, str], had: Mapping[str, str]) -> dict[str, str]:
     return {**wanted, **{key: had[key] for key in names.MADE_FOR if key in had}}
 
 
-def _thing(ref: str, protocol: str) -> _Thing:
+def _thing(ref: str, protocol: str, zones: int) -> _Thing:
     if ref == LB:
-        return _Thing(ref, "load balancer attributes", OF_LOAD_BALANCERS)
+        return _Thing(ref, "load balancer attributes", OF_LOAD_BALANCERS, zones=zones)
     return _Thing(ref, "target group attributes", OF_TARGET_GROUPS, protocol)
 
 
@@ -95,8 +97,9 @@ def _step(
     changes = tuple(Change(key, now.get(key, "(default)"), value) for key, value in values)
     # One address means one zone, unless AWS refuses it at the last moment.
     implied = attributes.CROSS_ZONE not in dict(wanted.attributes)
-    one_zone = thing.ref == LB and implied and (attributes.CROSS_ZONE, "true") in values
-    if one_zone and len(values) == 1:
-        why = "it stands in one zone and serves the nodes of all"
-    body = writes.SetAttributes(wanted.owner, thing.ref, thing.ref, values, one_zone)
+    spanning = thing.ref == LB and implied and (attributes.CROSS_ZONE, "true") in values
+    if spanning and len(values) == 1:
+        zones = f"{thing.zones} zone{'s' if thing.zones > 1 else ''}"
+        why = f"it stands in {zones} and serves the nodes of all"
+    body = writes.SetAttributes(wanted.owner, thing.ref, thing.ref, values, thing.zones if spanning else 0)
     return Step(Action.UPDATE, thing.kind, thing.ref + part, why, name, changes, body)

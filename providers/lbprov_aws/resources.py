@@ -243,20 +243,22 @@ class AddressUse(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Address:
     """A requested public address as it was found. `holder`: who has it, as a person reads it; `message`:
-    why it is unfit or unknown."""
+    why it is unfit or unknown; `wish`: as it is asked for in a list (`eipalloc-…`, `tag:key=value`)."""
 
     ip: str
     use: AddressUse
     allocation_id: str = ""
     holder: str = ""
     message: str = ""
+    wish: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
     """One owner's part of the world, and the facts that its desired state needs.
 
-    - `network` and `address` are None where nothing depends on them.
+    - `network` and `address` are None where nothing depends on them; `addresses`: of those that annotations
+      list, each wish's, where something depends on them.
     - `taken`: names that we would use and that are somebody else's, with whose.
     - `load_balancers`: the one that serves first (see `succession`); `generation`: of one yet to be made.
     - `healthy`: ARNs of a successor's target groups that have a healthy target; `protected`: ARNs of load
@@ -279,6 +281,7 @@ class Observed:
     security_groups: tuple[SecurityGroupRecord, ...] = ()
     network: Network | None = None
     address: Address | None = None
+    addresses: tuple[Address, ...] = ()
     taken: tuple[tuple[str, str], ...] = ()
     sealed: bool = False
     rejected: frozenset[str] = frozenset()

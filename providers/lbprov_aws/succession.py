@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from lbprov.api import LoadBalancer, Owner, Replace
-from lbprov_aws import addresses, names, settled
+from lbprov_aws import address_lists, addresses, names, settled
 from lbprov_aws.desired import Wanted
 from lbprov_aws.resources import LoadBalancerRecord, Observed, TargetGroupRecord, as_tags
 
@@ -87,6 +87,12 @@ def stand_in(desired: LoadBalancer, wanted: Wanted, cast_: Cast) -> LoadBalancer
 def misfits(desired: LoadBalancer, wanted: Wanted, live: LoadBalancerRecord) -> tuple[Misfit, ...]:
     """Whether an address that is asked for can be had is another question."""
     found = [Misfit(x.what, x.is_, x.asked) for x in settled.differences(wanted, live)]
+    if wanted.addresses:
+        missing = address_lists.unsatisfied(wanted.addresses, live)
+        if missing:
+            has = ", ".join(live.ips) or "addresses of AWS's choice"
+            found.append(Misfit("addresses", has, ", ".join(missing)))
+        return tuple(found)
     made_for = dict(live.tags).get(names.REQUESTED_IP, "")
     asked_ip = desired.requested_ip
     honoured = addresses.is_honoured(asked_ip, live)
@@ -99,6 +105,8 @@ def misfits(desired: LoadBalancer, wanted: Wanted, live: LoadBalancerRecord) -> 
 def held_addresses(desired: LoadBalancer, wanted: Wanted, live: LoadBalancerRecord) -> tuple[str, ...]:
     """Those that are asked for and that it has: no other load balancer can have them beside it. (One of the
     other scheme could not have them at all.)"""
+    if wanted.addresses and wanted.internal == live.internal:
+        return address_lists.held(wanted.addresses, live)
     if wanted.internal != live.internal or not addresses.is_honoured(desired.requested_ip, live):
         return ()
     return (desired.requested_ip,)
@@ -113,7 +121,8 @@ def new_generation(desired: LoadBalancer, wanted: Wanted, balancers: Iterable[Lo
     """Of a successor: the same for the same wishes, so that a create repeated after a crash meets its own
     work, and none that is there already."""
     there = {names.generation_of(b.tags) for b in balancers}
-    wishes = (str(wanted.internal), desired.requested_ip, wanted.name, *wanted.subnets)
+    listed = address_lists.text(wanted.addresses)
+    wishes = (str(wanted.internal), desired.requested_ip, listed, wanted.name, *wanted.subnets)
     for salt in range(len(there) + 1):
         found = names.generation(*wishes, str(salt))
         if found not in there:

@@ -66,6 +66,10 @@ class AccessWish:
     private_link: bool | None = None
 
 
+POOL = "tags:"
+"""Begins a wish for as many Elastic IPs with certain tags as there are subnets."""
+
+
 @dataclass(frozen=True, slots=True)
 class AddressWish:
     """`elastic`: allocation ids, addresses, `tag:key=value`, `tags:key=value,…` for as many as there are
@@ -180,7 +184,7 @@ def _addresses(reader: Reader) -> AddressWish:
     )
     tags = reader.pairs(annotation.EIP_TAGS)
     if tags and not elastic:
-        elastic = ("tags:" + ",".join(f"{k}={v}" for k, v in sorted(tags.items())),)
+        elastic = (POOL + ",".join(f"{k}={v}" for k, v in sorted(tags.items())),)
     return AddressWish(
         elastic,
         _valid_items(reader, annotation.PRIVATE_IPV4, lambda t: _ip_version(t) == 4, "IPv4 addresses"),
@@ -197,6 +201,11 @@ def _valid_items(reader: Reader, name: str, is_valid: object, allowed: str) -> t
         else:
             reader.complain(name, f"{item!r} is not allowed: {allowed}")
     return tuple(good)
+
+
+def is_by_tag(wish: str) -> bool:
+    """Whether an Elastic IP is asked for by what it is tagged with."""
+    return wish.startswith(("tag:", POOL))
 
 
 def _is_elastic(text: str) -> bool:

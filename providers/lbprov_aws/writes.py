@@ -43,7 +43,7 @@ class DeleteSecurityGroup:
 @dataclass(frozen=True, slots=True)
 class CreateLoadBalancer:
     """`fallback`: see `addresses.Placement`. Security groups: `group_ref` (empty: none of our own) and
-    `more_groups`."""
+    `more_groups`. `listed`: annotations list the addresses."""
 
     owner: Owner
     name: str
@@ -55,18 +55,19 @@ class CreateLoadBalancer:
     requested_ip: str = ""
     fallback: tuple[SubnetMapping, ...] = ()
     more_groups: tuple[str, ...] = ()
+    listed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class SetAttributes:
     """Of a load balancer or of a target group; `subject`: which, as wishes are remembered by ("lb", "tg:…").
-    `one_zone`: cross-zone only if it stands in one zone."""
+    `zones`: cross-zone only if it stands in no more zones than that."""
 
     owner: Owner
     ref: str
     subject: str
     attributes: Tags
-    one_zone: bool = False
+    zones: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lbprov.lab.aws import (
+    rules_addresses,
     rules_attributes,
     rules_ec2,
     rules_listeners,
@@ -18,6 +19,7 @@ MODULES = (
     rules_listeners,
     rules_target_groups,
     rules_ec2,
+    rules_addresses,
     rules_attributes,
     rules_tls,
     rules_quotas,
