@@ -99,7 +99,7 @@ def _step(
     implied = attributes.CROSS_ZONE not in dict(wanted.attributes)
     spanning = thing.ref == LB and implied and (attributes.CROSS_ZONE, "true") in values
     if spanning and len(values) == 1:
-        zones = f"{thing.zones} zone{'s' if thing.zones > 1 else ''}"
-        why = f"it stands in {zones} and serves the nodes of all"
+        where = "one zone" if thing.zones == 1 else f"{thing.zones} zones"
+        why = f"it stands in {where} and serves the nodes of all"
     body = writes.SetAttributes(wanted.owner, thing.ref, thing.ref, values, thing.zones if spanning else 0)
     return Step(Action.UPDATE, thing.kind, thing.ref + part, why, name, changes, body)
