@@ -24,6 +24,9 @@ from lbprov_aws.resources import (
 PER_CALL = 20
 """ARNs or names that one describing call takes (API_DescribeLoadBalancers, API_DescribeTags)."""
 
+TARGETS_PER_CALL = 200
+"""As the AWS Load Balancer Controller does: AWS says no number and takes no whole cluster at once."""
+
 T = TypeVar("T")
 
 
@@ -311,8 +314,9 @@ def _forward(group_arn: str) -> list[dict[str, str]]:
 
 
 def change_targets(cloud: Cloud, operation: str, group_arn: str, instances: Iterable[str]) -> None:
-    """`operation`: RegisterTargets or DeregisterTargets."""
-    cloud.call(ELBV2, operation, TargetGroupArn=group_arn, Targets=[{"Id": i} for i in instances])
+    """`operation`: RegisterTargets or DeregisterTargets. Some of them may be done when this raises."""
+    for batch in _batches(tuple(instances), TARGETS_PER_CALL):
+        cloud.call(ELBV2, operation, TargetGroupArn=group_arn, Targets=[{"Id": i} for i in batch])
 
 
 def set_tags(cloud: Cloud, arn: str, set_: Tags) -> None:
@@ -360,6 +364,6 @@ def _halving(ask: Callable[[Sequence[str]], list[T]], batch: Sequence[str]) -> l
     return [*_halving(ask, batch[:middle]), *_halving(ask, batch[middle:])]
 
 
-def _batches(arns: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(arns), PER_CALL):
-        yield arns[start : start + PER_CALL]
+def _batches(whole: Sequence[str], size: int = PER_CALL) -> Iterator[Sequence[str]]:
+    for start in range(0, len(whole), size):
+        yield whole[start : start + size]

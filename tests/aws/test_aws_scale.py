@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
+
+from lbprov_aws import elbv2
 
 if TYPE_CHECKING:
     from lbprov.api import LoadBalancer
+    from lbprov_aws.cloud import Cloud
     from tests.aws.conftest import Lab
 
 
@@ -97,3 +100,15 @@ def test_others_with_names_like_ours_are_asked_for_their_tags_once(lab: Lab) -> 
 def _of(desired: LoadBalancer, cluster: str) -> LoadBalancer:
 
     return dataclasses.replace(desired, owner=desired.owner._replace(cluster=cluster))
+
+
+def test_targets_go_by_the_two_hundred() -> None:
+    asked: list[tuple[str, int]] = []
+
+    class Recorder:
+        def call(self, service: str, operation: str, **parameters: Any) -> None:
+            asked.append((operation, len(parameters["Targets"])))
+
+    instances = [f"i-{n:08x}" for n in range(450)]
+    elbv2.change_targets(cast("Cloud", Recorder()), "RegisterTargets", "arn", instances)
+    assert asked == [("RegisterTargets", 200), ("RegisterTargets", 200), ("RegisterTargets", 50)]

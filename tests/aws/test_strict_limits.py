@@ -65,7 +65,7 @@ def test_quotas_are_those_of_a_new_account() -> None:
     most = Quotas()
     assert (most.load_balancers, most.listeners, most.target_groups) == (50, 50, 3000)
     assert (most.targets_per_group, most.targets, most.targets_per_zone) == (1000, 3000, 500)
-    assert (most.security_groups, most.certificates, most.tags) == (2500, 25, 50)
+    assert (most.security_groups, most.tags) == (2500, 50)
 
 
 @pytest.mark.parametrize(
@@ -148,14 +148,6 @@ def test_targets_of_a_load_balancer_across_zones(world: AwsWorld) -> None:
     on: Any = [{"Key": "load_balancing.cross_zone.enabled", "Value": "true"}]
     world.elbv2.modify_load_balancer_attributes(LoadBalancerArn=arn, Attributes=on)
     assert code_of(lambda: listener(world, arn, group)) == "TooManyTargets"
-
-
-def test_certificates_of_a_load_balancer(world: AwsWorld) -> None:
-    world.server.quotas(certificates=0)
-    arn = listener(world, balancer(world), target_group(world))
-    more: Any = [{"CertificateArn": "arn:aws:acm:eu-west-1:123456789012:certificate/1"}]
-    refused = partial(world.elbv2.add_listener_certificates, ListenerArn=arn, Certificates=more)
-    assert code_of(refused) == "TooManyCertificates"
 
 
 # Tags
@@ -243,6 +235,30 @@ def test_tokens_come_back(world: AwsWorld) -> None:
     world.server.limit_rates(1e6)
     for _ in range(50):
         describe()
+
+
+# Pages
+
+
+def test_listings_come_in_pages(world: AwsWorld) -> None:
+    arn, group = balancer(world), target_group(world, "group-0")
+    made = {group, *(target_group(world, f"group-{n}") for n in range(1, 5))}
+    listeners = {listener(world, arn, group, port) for port in range(80, 85)}
+    first = world.elbv2.describe_target_groups(PageSize=2)
+    assert len(first["TargetGroups"]) == 2
+    paging: Any = {"PageSize": 2}
+    groups = list(world.elbv2.get_paginator("describe_target_groups").paginate(PaginationConfig=paging))
+    assert [len(page["TargetGroups"]) for page in groups] == [2, 2, 1]
+    assert {g["TargetGroupArn"] for page in groups for g in page["TargetGroups"]} == made
+    pages = world.elbv2.get_paginator("describe_listeners").paginate(
+        LoadBalancerArn=arn, PaginationConfig=paging
+    )
+    assert {x["ListenerArn"] for page in pages for x in page["Listeners"]} == listeners
+    assert len(world.elbv2.describe_target_groups()["TargetGroups"]) == 5
+
+
+def test_size_of_pages(world: AwsWorld) -> None:
+    assert code_of(lambda: world.elbv2.describe_target_groups(PageSize=401)) == "ValidationError"
 
 
 # Reads that are behind

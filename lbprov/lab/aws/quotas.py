@@ -22,7 +22,6 @@ class Quotas:
     targets: int = 3000
     targets_per_zone: int = 500
     targets_cross_zone: int = 500
-    certificates: int = 25
     security_groups: int = 2500
     tags: int = 50
 

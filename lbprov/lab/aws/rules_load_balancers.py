@@ -142,6 +142,18 @@ def _at_most_20(call: Call) -> None:
             raise Refusal("ValidationError", f"'{field}' cannot have more than 20 items")
 
 
+@rule(
+    "pages hold at most 400",
+    API.format("DescribeTargetGroups"),
+    "DescribeLoadBalancers",
+    "DescribeTargetGroups",
+    "DescribeListeners",
+)
+def _page_size(call: Call) -> None:
+    if (size := call.get("PageSize")) and not 1 <= int(size) <= 400:
+        raise Refusal("ValidationError", f"Page size '{size}' must be from 1 to 400")
+
+
 @rule("all that is named exists", API.format("DescribeLoadBalancers"), "DescribeLoadBalancers")
 def _load_balancers_exist(call: Call) -> None:
     balancers = elbv2(call).load_balancers

@@ -35,18 +35,6 @@ def _listeners(call: Call) -> None:
         raise Refusal("TooManyListeners", "The maximum number of listeners has been reached")
 
 
-@rule("certificates per load balancer", GUIDE.format("tls-listener-certificates"), "AddListenerCertificates")
-def _certificates(call: Call) -> None:
-    arn = call.get("ListenerArn")
-    balancer = next((b for b in elbv2(call).load_balancers.values() if arn in b.listeners), None)
-    if balancer is None:
-        return
-    # The default certificate of a listener does not count.
-    more = sum(max(0, len(x.certificates) - 1) for x in balancer.listeners.values())
-    if more + len(call.structs("Certificates.member")) > quotas.now().certificates:
-        raise Refusal("TooManyCertificates", "The maximum number of certificates has been reached")
-
-
 @rule("targets of a group", GUIDE.format("target-group-register-targets"), "RegisterTargets")
 def _targets_of_group(call: Call) -> None:
     group = elbv2(call).target_groups.get(call.get("TargetGroupArn"))

@@ -18,7 +18,7 @@ from typing import Any
 from werkzeug.test import run_wsgi_app
 
 from lbprov.lab.aws import call as calls
-from lbprov.lab.aws import memory, quick, quotas, targets
+from lbprov.lab.aws import memory, pages, quick, quotas, targets
 from lbprov.lab.aws.call import Call, Refusal
 from lbprov.lab.aws.faults import Faults
 from lbprov.lab.aws.lag import Lag
@@ -56,6 +56,7 @@ class StrictAws:
         if enforce:
             memory.install()
             targets.install()
+            pages.install()
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
