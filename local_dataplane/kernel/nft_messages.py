@@ -152,6 +152,8 @@ class Encoder:
             body += _u32(12, _GC_INTERVAL_MS)
         if shape.is_interval:
             description += _nest(2, *(_nest(1, _u32(1, part.length)) for part in shape.key))
+        if ob.NUMBER in shape.key:
+            body += attribute(13, _typeof(shape))
         return body + (_nest(9, description) if description else b"")
 
     def _expression(self, e: ex.Expression) -> tuple[bytes, bytes]:
@@ -277,6 +279,37 @@ def _decode_element(data: bytes) -> Element:
         elif type_ == 6 and len(inner) > 2 and inner[0] == 0:
             label = _name(inner[2 : 2 + inner[1]])
     return Element(key, value, chain, end, label)
+
+
+# ── for those who list the table with nft ──
+
+
+def _note(type_: int, value: bytes | int) -> bytes:
+    data = struct.pack("=I", value) if isinstance(value, int) else value
+    return bytes([type_, len(data)]) + data
+
+
+def _packet_field(header: int, field: int) -> bytes:
+    return _note(0, 7) + _note(1, _note(0, header) + _note(1, field))
+
+
+_TYPEOF = {
+    ob.V4: _packet_field(12, 12),  # ip daddr
+    ob.V6: _packet_field(13, 9),  # ip6 daddr
+    ob.PROTOCOL: _note(0, 9) + _note(1, _note(0, 16)),  # meta l4proto
+    ob.PORT: _packet_field(11, 2),  # th dport
+    ob.NUMBER: _note(0, 23) + _note(1, _note(0, 1) + _note(1, 2) + _note(2, 0)),  # numgen random mod 2
+}
+
+
+def _typeof(shape: SetShape) -> bytes:
+    """The set's user data in which nft keeps what a key is made of: a random number is of no type that has a
+    name, and without this nft could list the table and not read its listing again."""
+    key, data = (
+        _note(0, 13) + _note(1, b"".join(_note(i, _TYPEOF[part]) for i, part in enumerate(parts)))
+        for parts in (shape.key, shape.data)
+    )
+    return _note(0, 1) + _note(1, 0) + _note(3, key) + _note(4, data)
 
 
 def _hook(hook: Hook) -> bytes:

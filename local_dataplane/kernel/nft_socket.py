@@ -15,7 +15,7 @@ from local_dataplane.kernel import nft_messages as msg
 from local_dataplane.kernel.iptables_command import NOT_PRIVILEGED
 from local_dataplane.kernel.nft_seam import Rejected, Unit
 from local_dataplane.kernel.seam import Busy
-from local_dataplane.nftables.objects import EVALUATED, TABLE, ChainMarks, Change, Contents
+from local_dataplane.nftables.objects import EVALUATED, ChainMarks, Change, Contents
 
 _SOL_NETLINK, _CAP_ACK = 270, 10
 _SNDBUFFORCE, _RCVBUFFORCE = 32, 33
@@ -33,9 +33,11 @@ class KernelNftables:
     """See `Nftables`. One socket for all: the kernel makes whoever closes one wait until what transactions
     have deleted is gone, some 15 ms. After a failure it is not known what is still to come, so it is left."""
 
-    def __init__(self, family: IPFamily, table: str = TABLE) -> None:
+    def __init__(self, family: IPFamily, most_bytes: int = 0) -> None:
+        """`most_bytes`: of one transaction; 0: as many as the kernel allows."""
         self._family = family
-        self._encoder = msg.Encoder(family, table)
+        self._most_bytes = most_bytes
+        self._encoder = msg.Encoder(family)
         self._socket: socket.socket | None = None
 
     @property
@@ -77,7 +79,8 @@ class KernelNftables:
 
     def _send(self, units: Sequence[Unit], *, dry_run: bool) -> int:
         with self._open() as sock:
-            most = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - _TOO_LONG_MARGIN
+            allowed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - _TOO_LONG_MARGIN
+            most = min(self._most_bytes or allowed, allowed)
             transactions = 0
             for data, owners in self._datagrams(units, most, dry_run=dry_run):
                 failures = _exchange(sock, data, len(owners))

@@ -21,8 +21,9 @@ class Part(NamedTuple):
     length: int
 
 
-V4, V6, PROTOCOL, PORT, NUMBER = Part(7, 4), Part(8, 16), Part(12, 1), Part(13, 2), Part(19, 4)
-"""nft's ipv4_addr, ipv6_addr, inet_proto, inet_service (network order) and mark (host order)."""
+V4, V6, PROTOCOL, PORT, NUMBER = Part(7, 4), Part(8, 16), Part(12, 1), Part(13, 2), Part(4, 4)
+"""nft's ipv4_addr, ipv6_addr, inet_proto, inet_service (network order), and integer (host order): a random
+number."""
 
 
 def address_part(family: IPFamily) -> Part:
