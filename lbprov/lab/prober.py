@@ -118,8 +118,9 @@ def loop(probes: list[dict[str, Any]], stop: threading.Event) -> dict[str, Any]:
                     name = _hostname(answer["body"])
                     by_hostname[name] = by_hostname.get(name, 0) + 1
                 elif len(failures) < _FAILURES_KEPT:
+                    at = time.strftime("%H:%M:%S") + f"{time.time() % 1:.3f}"[1:]
                     failures.append(
-                        f"{probe['ip']}:{probe['port']} {answer['kind']} {answer.get('error', '')}"
+                        f"{probe['ip']}:{probe['port']} {answer['kind']} {answer.get('error', '')} at {at}"
                     )
             time.sleep(_LOOP_PAUSE_S)
 

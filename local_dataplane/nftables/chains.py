@@ -57,8 +57,13 @@ class Pick:
         key, endpoints, index = p.frontend, layout.ENDPOINTS, p.registers + 2
         if self.of_node_port:
             key, endpoints, index = p.node_port, layout.NODEPORT_ENDPOINTS, 2
-        which = Random(self.count, index, self.scope)
-        return Chain(((*key, which, Lookup(endpoints, 0, 0), Dnat(0, p.registers)),))
+        send = (Lookup(endpoints, 0, 0), Dnat(0, p.registers))
+        rules: list[Rule] = [(*key, Random(self.count, index, self.scope), *send)]
+        if self.count > 1:
+            # A packet that is under way while a transaction takes effect may have been sent here by what was
+            # and look for a number that is no more. The first one goes last.
+            rules.append((*key, Immediate(number(self.scope), index), *send))
+        return Chain(tuple(rules))
 
 
 @functools.lru_cache(maxsize=4096)

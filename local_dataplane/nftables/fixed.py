@@ -45,7 +45,7 @@ _DSTNAT, _FILTER, _SRCNAT = -105, -5, 95
 
 # Names that are no words of nft: its listing must be readable by it again.
 REFUSE, DROPPING = "mark-refuse", "mark-drop"
-_REFUSE_NOW, _MASQUERADE = "refuse-now", "masquerade-now"
+_REFUSE_NOW, _MASQUERADE, _SECOND_LOOK = "refuse-now", "masquerade-now", "cluster-ips-again"
 
 _RTN_LOCAL = 2
 _STATE_INVALID, _STATE_ESTABLISHED, _STATE_RELATED = 1 << 0, 1 << 1, 1 << 2
@@ -76,6 +76,7 @@ def fixed_chains(where: Where) -> dict[str, Chain]:
     masquerade, refusal = config.masquerade_mark, config.refusal_mark
     both = masquerade | refusal
     refused = (*_marked(refusal), goto(_REFUSE_NOW))
+    few = tuple((*p.frontend, Lookup(layout.few(n), 0), goto(internal(n))) for n in layout.FEW)
     guard = (LOCALHOST_GUARD,) if _opens_localhost(where) else ()
     return {
         _REFUSE_NOW: Chain((
@@ -88,12 +89,15 @@ def fixed_chains(where: Where) -> dict[str, Chain]:
         DROPPING: Chain(((*_set_mark(both, both), ACCEPT),)),
         # The mark is cleared: a packet that is encapsulated keeps it and would come by once more.
         _MASQUERADE: Chain(((*_set_mark(masquerade, 0), Masquerade()),)),
+        # A packet that is under way while a transaction moves its clusterIP to an earlier set has looked in
+        # that one too soon and in the later one too late.
+        _SECOND_LOOK: Chain((*few, (goto(REFUSE),))),
         "services": Chain((
-            *((*p.frontend, Lookup(layout.few(n), 0), goto(internal(n))) for n in layout.FEW),
+            *few,
             (*p.frontend, Branch(layout.FRONTENDS, 0)),
             (*p.frontend, Lookup(layout.REFUSED, 0), goto(REFUSE)),
             # A clusterIP has nothing behind it but what its Service says.
-            (p.destination(0), Lookup(layout.CLUSTER_IPS, 0), goto(REFUSE)),
+            (p.destination(0), Lookup(layout.CLUSTER_IPS, 0), goto(_SECOND_LOOK)),
             *_node_ports(p, where),
         )),
         "nat-prerouting": Chain(((jump("services"),),), Hook("nat", _PREROUTING, _DSTNAT)),
@@ -107,7 +111,11 @@ def fixed_chains(where: Where) -> dict[str, Chain]:
         ), Hook("nat", _POSTROUTING, _SRCNAT)),
         INPUT: Chain((refused, *guard), Hook("filter", _INPUT, _FILTER)),
         "filter-forward": Chain((refused, *_drop_invalid(p, where)), Hook("filter", _FORWARD, _FILTER)),
-        "filter-output": Chain((refused, *guard), Hook("filter", _OUTPUT, _FILTER)),
+        # What the node sends to itself comes by once more, in input: refused there, a UDP socket is told that
+        # nobody listens; refused on its way out, that it may not send.
+        "filter-output": Chain((
+            (LoadMark(0), *_are(both, refusal), *is_local(of_source=False), ACCEPT), refused, *guard,
+        ), Hook("filter", _OUTPUT, _FILTER)),
     }  # fmt: skip
 
 
@@ -167,7 +175,12 @@ def _has_bits(bits: int) -> Rule:
 
 
 def _marked(bits: int) -> Rule:
-    return (LoadMark(0), Bitwise(0, number(bits), number(0)), Compare(0, number(bits)))
+    return (LoadMark(0), *_are(bits, bits))
+
+
+def _are(bits: int, value: int) -> Rule:
+    """These bits of register 0."""
+    return (Bitwise(0, number(bits), number(0)), Compare(0, number(value)))
 
 
 def _set_mark(bits: int, value: int) -> Rule:

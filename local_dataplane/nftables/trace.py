@@ -9,7 +9,7 @@ import functools
 import ipaddress
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from local_dataplane.iptables.trace import Fate, Packet, Way
@@ -42,10 +42,18 @@ class Walker:
         for walk in self._pass(_Walk(packet), first):
             inward = walk.packet.destination in self.node_addresses
             word = "output" if packet.from_node else "input" if inward else "forward"
-            for filtered in self._pass(walk, f"filter-{word}"):
+            for filtered in self._filtered(walk, (word, "input") if packet.from_node and inward else (word,)):
                 leaves = (packet.from_node or not inward) and not filtered.fate
                 ends += self._pass(filtered, "nat-postrouting") if leaves else [filtered]
         return _joined(ends)
+
+    def _filtered(self, walk: _Walk, hooks: Sequence[str]) -> Iterator[_Walk]:
+        """Hook after hook: what the node sends to itself leaves and comes in again."""
+        for filtered in self._pass(walk, f"filter-{hooks[0]}"):
+            if filtered.fate or len(hooks) == 1:
+                yield filtered
+            else:
+                yield from self._filtered(filtered, hooks[1:])
 
     def _pass(self, walk: _Walk, chain: str) -> list[_Walk]:
         done = []

@@ -103,6 +103,10 @@ class Comparer:
         self._remove(cases)
         return result
 
+    def ask_all(self) -> None:
+        """From now on, not thinned."""
+        self._chosen = list
+
     def close(self) -> None:
         self._pool.shutdown()
 

@@ -49,6 +49,7 @@ def opened(
 
 def shrunk(comparer: Comparer, case: Case) -> Case:
     """The simplest case found that still shows something; all simpler ones are tried at once."""
+    comparer.ask_all()
     for _ in range(_SHRINK_ROUNDS):
         trials = [
             dataclasses.replace(simple, name=f"s-{number}", number=number)

@@ -21,7 +21,7 @@ from lbprov.lab.kube_proxy import MODES, KubeProxy, KubeProxySetting
 from lbprov.lab.network import Lab, NodeHost
 from lbprov.lab.probes import Probe, Reply
 
-OURS = ("lbprov-iptables-nft", "lbprov-iptables-legacy")
+OURS = ("lbprov-iptables-nft", "lbprov-iptables-legacy", "lbprov-nftables")
 THEIRS = tuple(f"kube-proxy-{mode}" for mode in MODES)
 _SETTLES_WITHIN_S = 90.0
 _POLL_S = 0.05
