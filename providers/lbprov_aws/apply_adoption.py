@@ -1,5 +1,5 @@
-"""What others have made, marked as ours. Each is looked at once more right before: it must still be what the
-plan took it for."""
+"""What others have made, or what somebody took marks off, marked as ours. Each is looked at once more right
+before: it must still be what the plan took it for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lbprov_aws import ec2, elbv2, peers, writes
 from lbprov_aws.decode import RULE_DESCRIPTION
 from lbprov_aws.hands import Hands
 from lbprov_aws.inventory import conflict
-from lbprov_aws.names import owner_of
+from lbprov_aws.names import has_lost_marks, owner_of
 from lbprov_aws.resources import (
     LoadBalancerRecord,
     Record,
@@ -38,7 +38,7 @@ def adopt(hands: Hands, body: writes.Adopt) -> str:
 
 def _require_theirs(hands: Hands, record: Record, owner: Owner) -> None:
     """Raises `UserError` for what has become somebody else's."""
-    if peers.is_of(record.tags, owner):
+    if peers.is_of(record.tags, owner) or has_lost_marks(record.name, dict(record.tags), owner):
         return
     if isinstance(record, SecurityGroupRecord) and owner_of(dict(record.tags)) is None:
         balancers = [r for r in hands.inventory.of(owner) if isinstance(r, LoadBalancerRecord)]

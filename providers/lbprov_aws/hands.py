@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from lbprov.api import Owner, RetryLater
-from lbprov_aws import elbv2
+from lbprov_aws import ec2, elbv2, names
 from lbprov_aws.address_book import AddressBook
 from lbprov_aws.cloud import Cloud
 from lbprov_aws.inventory import Inventory, conflict
@@ -17,6 +17,7 @@ from lbprov_aws.resources import (
     LoadBalancerRecord,
     SecurityGroupRecord,
     TargetGroupRecord,
+    as_tags,
     owner_of,
 )
 
@@ -47,7 +48,17 @@ class Hands:
         if not isinstance(found, SecurityGroupRecord):
             tags = elbv2.tags(self.cloud, [found.arn]).get(found.arn, ())
             found = dataclasses.replace(found, tags=tags)
+        if owner_of(found) != owner and isinstance(found, SecurityGroupRecord):
+            found = self._marked_again(owner, found)
         if owner_of(found) != owner:
             raise conflict(name, found.tags)
         self.inventory.put_found(found)
         return found
+
+    def _marked_again(self, owner: Owner, group: SecurityGroupRecord) -> SecurityGroupRecord:
+        """Groups are listed by a mark, so that one which lost that is met by its name only."""
+        if not names.has_lost_marks(group.name, dict(group.tags), owner):
+            return group
+        marks = as_tags(names.marks(owner, "sg"))
+        ec2.set_tags(self.cloud, group.group_id, marks)
+        return dataclasses.replace(group, tags=as_tags({**dict(group.tags), **dict(marks)}))

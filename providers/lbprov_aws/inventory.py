@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from lbprov.api import ObjectKey, Owner, RetryLater, UserError
 from lbprov_aws import ec2, elbv2, names, peers
@@ -64,6 +64,8 @@ class Inventory:
         """Key -> tags of what has a name like ours and is not ours."""
         self._names: dict[str, str] = {}
         """Name -> key of those."""
+        self._unmarked: dict[str, Record] = {}
+        """Key -> what bears some marks of ours, and not enough to say whose it is."""
         self._strangers: dict[str, LoadBalancerRecord] = {}
         """ARN -> load balancer of the region that is nobody's of ours."""
         self._asking_of_others = threading.Lock()
@@ -142,11 +144,12 @@ class Inventory:
                 found.setdefault(service, peers.Found(maker, arn, peers.kind_of(arn)))
         return found
 
-    def _merge(self, found: Iterable[Record], began: int) -> None:
+    def _merge(self, found: Sequence[Record], began: int) -> None:
         """Take over a listing that began at `began`, except where we wrote since."""
         kept = {key: entry for key, entry in self._entries.items() if entry.sequence > began}
         before = self._entries
         self._entries, self._by_uid, self._others, self._names = {}, {}, {}, {}
+        self._unmarked = {r.key: r for r in found if owner_of(r) is None and names.is_marked(dict(r.tags))}
         for record in found:
             owner = owner_of(record)
             if owner is None or owner.cluster != self._cluster:
@@ -290,6 +293,15 @@ class Inventory:
         with self._lock:
             self._sequence += 1
             self._enter(record.key, _Entry(record, self._sequence))
+            if self._unmarked.pop(record.key, None) is not None:
+                self._others.pop(record.key, None)
+                self._names.pop(record.name, None)
+
+    def unmarked(self, owner: Owner) -> tuple[Record, ...]:
+        """What is the owner's although somebody took marks off it."""
+        with self._lock:
+            found = [r for r in self._unmarked.values() if names.has_lost_marks(r.name, dict(r.tags), owner)]
+        return tuple(sorted(found, key=lambda r: (r.name, r.key)))
 
     def forget_all_details(self) -> None:
         """What no listing shows is read again when it is needed next."""

@@ -135,6 +135,24 @@ def owner_of(tags: Mapping[str, str]) -> Owner | None:
     return Owner(tags[CLUSTER], ObjectKey(namespace, name), tags[UID])
 
 
+def is_marked(tags: Mapping[str, str]) -> bool:
+    """Whether it bears any of the marks that say whose it is."""
+    return any(key in tags for key in (CLUSTER, SERVICE, UID))
+
+
+def has_lost_marks(name: str, tags: Mapping[str, str], owner: Owner) -> bool:
+    """Whether it is the owner's although somebody took some of its marks off: its name is one of ours (or it
+    was taken over), and what is left of the marks says no other owner. The uid has to be left, or cluster and
+    Service with a name that nobody else's resource has."""
+    expected = {CLUSTER: owner.cluster, SERVICE: str(owner.service), UID: owner.uid}
+    if not (name.startswith(PREFIX) or ADOPTED in tags) or owner_of(tags) is not None:
+        return False
+    if any(tags.get(key, value) != value for key, value in expected.items()):
+        return False
+    own_names = {security_group_name(owner), *(load_balancer_name(owner, internal=i) for i in (True, False))}
+    return UID in tags or (CLUSTER in tags and SERVICE in tags and name in own_names)
+
+
 def is_ours(key: str) -> bool:
     """Whether a tag key is a mark of ours (or reserved by AWS), which nobody may set as an extra tag."""
     return key.startswith(("lbprov/", "kubernetes.io/cluster/")) or key.lower().startswith("aws:")

@@ -111,6 +111,7 @@ class Observer:
             load_balancers=succession.in_order(owner, balancers),
             target_groups=tuple(r for r in records if isinstance(r, TargetGroupRecord)),
             security_groups=tuple(r for r in records if isinstance(r, SecurityGroupRecord)),
+            unmarked=self._inventory.unmarked(owner),
             now_s=self._times.now_s(),
             drain_s=self._times.drain_s,
             patience_s=self._times.patience_s,
@@ -119,6 +120,8 @@ class Observer:
     def _detailed(self, desired: LoadBalancer) -> Observed:
         wanted = want(desired)
         observed = self._listed(desired.owner)
+        if observed.unmarked:
+            return observed
         if len(observed.load_balancers) > 1 and self._is_settling(desired.owner):
             self._inventory.refresh_settling()
             observed = self._listed(desired.owner)

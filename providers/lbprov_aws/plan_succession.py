@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from lbprov.api import Action, LoadBalancer, Notice, Plan, Replace, Severity, Step, UserError
-from lbprov_aws import names, plan_adoption, plan_targets, succession, writes
+from lbprov_aws import names, plan_adoption, plan_marks, plan_targets, succession, writes
 from lbprov_aws import plan as single
 from lbprov_aws.desired import want
 from lbprov_aws.resources import LoadBalancerRecord, Observed
@@ -32,6 +32,8 @@ _OF_THE_GROUP = (
 
 def plan(desired: LoadBalancer | None, observed: Observed) -> Plan:
     """Raises as `plan.plan`."""
+    if (marks := plan_marks.plan(observed)) is not None:
+        return marks
     if desired is None:
         return plan_adoption.left_to_take_over(observed) or single.plan(None, observed)
     if (takeover := plan_adoption.plan(desired, observed)) is not None:

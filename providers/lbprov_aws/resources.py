@@ -263,6 +263,7 @@ class Observed:
     - `load_balancers`: the one that serves first (see `succession`); `generation`: of one yet to be made.
     - `healthy`: ARNs of a successor's target groups that have a healthy target; `protected`: ARNs of load
       balancers that are protected against deletion, of those that are to be deleted or replaced.
+    - `unmarked`: the owner's, with marks taken off by somebody.
     - `found`: what another controller has made, where nothing is ours; `takeover`: what is to be taken over.
     - `now_s`: since 1970; `drain_s` and `patience_s`: as configured.
     - `sealed`: all is as wanted, by what an earlier process verified; what no listing shows was not read.
@@ -287,6 +288,7 @@ class Observed:
     rejected: frozenset[str] = frozenset()
     once_rejected: frozenset[str] = frozenset()
     generation: str = ""
+    unmarked: tuple[Record, ...] = ()
     found: Found | None = None
     takeover: Takeover | None = None
     healthy: frozenset[str] = frozenset()

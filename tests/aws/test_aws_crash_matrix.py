@@ -27,6 +27,7 @@ When = Literal["before", "after"]
 Kept = Literal["kept", "deleted"]
 
 IP, OTHER_IP = "203.0.113.10", "203.0.113.11"
+SUBNETS = "service.beta.kubernetes.io/aws-load-balancer-subnets"
 TAGS = "service.beta.kubernetes.io/aws-load-balancer-additional-resource-tags"
 MAX_ROUNDS = 60
 
@@ -62,6 +63,16 @@ def _addresses(lab: Lab) -> None:
         lab.world.allocate_address(ip)
 
 
+def _in_zone(number: int) -> Wish:
+    """At one address that AWS lets one load balancer have, in one zone."""
+
+    def wish_(lab: Lab) -> LoadBalancer:
+        subnet = list(lab.world.subnet_ids.values())[number]
+        return lab.desired("web", WEB, requested_ip=IP, replace=Replace.OUTAGE, annotations={SUBNETS: subnet})
+
+    return wish_
+
+
 SCENARIOS = (
     Scenario("create", nothing, wish(WEB)),
     Scenario("create, three ports", nothing, wish(WEB, TLS, DNS)),
@@ -87,6 +98,13 @@ SCENARIOS = (
     Scenario("last node left", wish(WEB), wish(WEB, nodes=())),
     Scenario("delete", wish(WEB), nothing),
     Scenario("scheme replaced", wish(WEB), wish(WEB, internal=True, replace=Replace.SEAMLESS)),
+    Scenario(
+        "address replaced",
+        wish(WEB, requested_ip=IP),
+        wish(WEB, requested_ip=OTHER_IP, replace=Replace.SEAMLESS),
+        _addresses,
+    ),
+    Scenario("address moves, with an outage", _in_zone(0), _in_zone(1), _addresses),
     Scenario("delete, three ports", wish(WEB, TLS, DNS), nothing),
     Scenario("delete with loadBalancerIP", wish(WEB, requested_ip=IP), nothing, _addresses),
 )

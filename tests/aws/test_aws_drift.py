@@ -10,7 +10,7 @@ import pytest
 from lbprov.model import Result
 from lbprov_aws import names
 from tests.aws.conftest import CLUSTER, Lab
-from tests.aws.desk import Desk
+from tests.aws.desk import KEY, Desk
 
 
 def look(desk: Desk) -> list[str]:
@@ -95,6 +95,20 @@ def _tag_of_group(lab: Lab) -> None:
     lab.world.ec2.delete_tags(Resources=[group_id], Tags=[{"Key": names.RESOURCE}])
 
 
+def _mark_of_balancer(lab: Lab) -> None:
+    arn = balancer(lab)["LoadBalancerArn"]
+    lab.world.elbv2.remove_tags(ResourceArns=[arn], TagKeys=[names.SERVICE, names.CLUSTER])
+
+
+def _mark_of_target_group(lab: Lab) -> None:
+    arn = target_group(lab, 30080)["TargetGroupArn"]
+    lab.world.elbv2.remove_tags(ResourceArns=[arn], TagKeys=[names.SERVICE])
+
+
+def _uid_of_group(lab: Lab) -> None:
+    lab.world.ec2.delete_tags(Resources=[security_group(lab)["GroupId"]], Tags=[{"Key": names.UID}])
+
+
 def _group_detached(lab: Lab) -> None:
     """moto's own default group takes its place, as AWS wants one at least."""
     other = lab.world.ec2.create_security_group(GroupName="o", Description="o", VpcId=lab.world.vpc_id)
@@ -113,6 +127,11 @@ BY_HAND = [
     pytest.param(_rule, ("ingress rules", "tcp 80 from 198.51.100.0/24"), id="rule deleted"),
     pytest.param(_tag, ("tags lbp-", "was shared instead of owned"), id="tag changed"),
     pytest.param(_tag_of_group, ("lbprov/resource was (none) instead of sg",), id="tag deleted"),
+    pytest.param(
+        _mark_of_balancer, ("lbprov/service was (none) instead of default/web",), id="marks deleted"
+    ),
+    pytest.param(_mark_of_target_group, ("tags lbp-default-web",), id="mark of a target group deleted"),
+    pytest.param(_uid_of_group, ("instead of uid-web",), id="mark of the security group deleted"),
     pytest.param(_group_detached, ("security group is not attached",), id="security group detached"),
 ]
 
@@ -122,7 +141,7 @@ def test_put_right_and_told_once(desk: Desk, damage: Callable[[Lab], None], told
     lab = desk.lab
     before = _without_groups_of_others(lab)
     damage(lab)
-    assert _without_groups_of_others(lab) != before or damage is _group_detached
+    assert _without_groups_of_others(lab) != before or damage in (_group_detached, _mark_of_target_group)
     (message,) = look(desk)
     assert message.startswith("changed by somebody else, and put right: ")
     assert all(part in message for part in told), message
@@ -201,4 +220,36 @@ def test_a_process_that_starts_repairs_without_a_guess_whose_doing_it_was(desk: 
     _listener(lab)
     desk.restart()
     assert look(desk) == []
+    assert lab.world.inventory() == before
+
+
+def test_the_cluster_mark_of_the_security_group_deleted(desk: Desk) -> None:
+    """Groups are listed by it: the group is met again by its name."""
+    lab = desk.lab
+    before = _without_groups_of_others(lab)
+    lab.world.ec2.delete_tags(Resources=[security_group(lab)["GroupId"]], Tags=[{"Key": names.CLUSTER}])
+    look(desk)
+    assert _without_groups_of_others(lab) == before
+    assert desk.reconcile().result is Result.UNCHANGED
+
+
+@pytest.mark.parametrize("damage", [_mark_of_balancer, _mark_of_target_group, _uid_of_group])
+def test_nothing_is_left_of_what_lost_marks(desk: Desk, damage: Callable[[Lab], None]) -> None:
+    damage(desk.lab)
+    desk.restart()
+    desk.cluster.delete(KEY)
+    assert desk.settle()[-1].result is Result.DELETED
+    assert desk.lab.world.leftovers() == ()
+
+
+def test_without_any_mark_it_is_not_ours_any_more(desk: Desk) -> None:
+    lab = desk.lab
+    arn = balancer(lab)["LoadBalancerArn"]
+    keys = [names.CLUSTER, names.SERVICE, names.UID]
+    lab.world.elbv2.remove_tags(ResourceArns=[arn], TagKeys=keys)
+    before = lab.world.inventory()
+    lab.provider.owners()
+    outcome = desk.reconcile()
+    assert outcome.result is Result.FAILED
+    assert [e.reason for e in outcome.events] == ["LoadBalancerOwnershipConflict"]
     assert lab.world.inventory() == before
