@@ -92,6 +92,7 @@ class LeaderElector:
         self._mine: LeaseRecord | None = None  # our last write, as answered
         self._seen: LeaseRecord | None = None  # somebody's, and since when by our clock
         self._seen_s = NEVER_S
+        self._last: LeaseRecord | None = None  # the last that was there at all
         self._began_s = NEVER_S  # of the last attempt
         self._failing = False
         self._stopping = False
@@ -175,7 +176,10 @@ class LeaderElector:
             # `on_stopped` comes first; the lease is for the next attempt.
             self._fence_s = NEVER_S
             return None
-        if found is None or self._is_free(found):
+        # If somebody has deleted it, its holder does not know before the next renewal, and believes in itself
+        # until the deadline: what is missing now is waited out like what is held.
+        last = found or self._last
+        if last is None or self._is_free(last):
             return self._write(found)
         self._fence_s = NEVER_S
         return None
@@ -200,6 +204,7 @@ class LeaderElector:
 
     def _observe(self, found: LeaseRecord | None) -> None:
         """Remember since when the lease has been what it is. Others' labels on it are no renewal."""
+        self._last = found or self._last
         seen = found and dataclasses.replace(found, version="")
         if seen != self._seen:
             self._seen, self._seen_s = seen, self._now_s()

@@ -134,11 +134,14 @@ class _Lease:
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 2**32))
 def test_never_two_leaders_and_soon_one(seed: int) -> None:
-    """Slow and lost requests, writes that arrive late, processes frozen anywhere."""
+    """Slow and lost requests, writes that arrive late, processes frozen anywhere, the lease deleted."""
     world = _World(random.Random(seed))
     for name in ("a", "b", "c"):
         world.elector(name)
-    world.pass_time(300)
+    for _ in range(6):
+        world.pass_time(50)
+        if seed % 2 and all(elector._last for elector in world.electors):
+            world.record = None  # somebody has deleted it
     world.rng = None
     world.pass_time(60 + 15 + 3)  # the last of the frozen thaw, and a lease runs out
     assert len(world.leaders()) == 1
@@ -283,6 +286,20 @@ def test_what_is_refused_is_tried_again_quietly(error: LbprovError) -> None:
     world.pass_time(30)
     assert not elector.is_leader()
     assert world.requests < 15
+
+
+def test_a_lease_deleted_under_its_leader_is_nobody_elses_at_once() -> None:
+    """Who leads does not know yet, and may not get through to learn it."""
+    world, leader = _leading()
+    other = world.elector("b")
+    world.pass_time(20)
+    assert (leader.is_leader(), other.is_leader()) == (True, False)
+    world.faults = lambda: Unavailable("away") if world.busy == {leader} else None
+    world.record = None
+    world.pass_time(9)
+    assert not other.is_leader()
+    world.pass_time(20)
+    assert (leader.is_leader(), other.is_leader()) == (False, True)
 
 
 def test_a_lease_deleted_under_its_leader_is_made_anew() -> None:
