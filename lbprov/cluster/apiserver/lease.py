@@ -92,6 +92,7 @@ class LeaderElector:
         self._mine: LeaseRecord | None = None  # our last write, as answered
         self._seen: LeaseRecord | None = None  # somebody's, and since when by our clock
         self._seen_s = NEVER_S
+        self._looked_s = NEVER_S
         self._last: LeaseRecord | None = None  # the last that was there at all
         self._began_s = NEVER_S  # of the last attempt
         self._failing = False
@@ -176,10 +177,7 @@ class LeaderElector:
             # `on_stopped` comes first; the lease is for the next attempt.
             self._fence_s = NEVER_S
             return None
-        # If somebody has deleted it, its holder does not know before the next renewal, and believes in itself
-        # until the deadline: what is missing now is waited out like what is held.
-        last = found or self._last
-        if last is None or self._is_free(last):
+        if self._is_missing_long_enough() if found is None else self._is_free(found):
             return self._write(found)
         self._fence_s = NEVER_S
         return None
@@ -205,9 +203,13 @@ class LeaderElector:
     def _observe(self, found: LeaseRecord | None) -> None:
         """Remember since when the lease has been what it is. Others' labels on it are no renewal."""
         self._last = found or self._last
+        now_s, before_s = self._now_s(), self._looked_s
+        self._looked_s = now_s
         seen = found and dataclasses.replace(found, version="")
-        if seen != self._seen:
-            self._seen, self._seen_s = seen, self._now_s()
+        # What is missing again may have been there in between.
+        unseen = found is None and now_s - before_s > self._duration_s - self._renew_deadline_s
+        if seen != self._seen or unseen:
+            self._seen, self._seen_s = seen, now_s
 
     def _is_free(self, found: LeaseRecord) -> bool:
         """Ours, given up, or not renewed for as long as its holder said that we must wait."""
@@ -216,6 +218,13 @@ class LeaderElector:
         return self._now_s() - self._seen_s >= (
             found.duration_s if found.duration_s > 0 else self._duration_s
         )
+
+    def _is_missing_long_enough(self) -> bool:
+        """If somebody has deleted it, its holder does not know before the next renewal, and goes on until the
+        deadline. So what has been there is waited out, but for one who leads still."""
+        if self._last is None or self._now_s() < self._fence_s:
+            return True
+        return self._now_s() - self._seen_s >= max(self._last.duration_s, self._duration_s)
 
     def _timeout_s(self) -> float:
         """Half the deadline, so that a request that is lost leaves time for another; a leader's ends with
