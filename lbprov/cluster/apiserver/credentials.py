@@ -101,7 +101,12 @@ class Credentials:
                 message = f"{self.place}: no credentials: {_first_line(error)}"
                 raise Denied(message, status=401, retryable=True) from error
             headers = {s["key"]: s["value"].strip() for s in settings.values() if s.get("value")}
-            return self._pool, self._configuration.host.rstrip("/"), headers
+            return self._pool, self.server, headers
+
+    @property
+    def server(self) -> str:
+        """The base URL."""
+        return str(self._configuration.host).rstrip("/")
 
     @property
     def namespace(self) -> str:

@@ -60,7 +60,7 @@ class Transport:
 
     @property
     def server(self) -> str:
-        return self._credentials.current()[1]
+        return self._credentials.server
 
     def request(
         self,
@@ -193,7 +193,8 @@ class Transport:
                 error, broken.NewConnectionError
             )
             why = "no answer in time" if timed_out else _cause(error)
-            raise Unavailable(f"{what}: {why}", timed_out=timed_out) from error
+            message = f"{what}: {self._credentials.server}: {why}"
+            raise Unavailable(message, timed_out=timed_out) from error
 
 
 class Stream:
