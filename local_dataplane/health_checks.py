@@ -14,7 +14,9 @@ from local_dataplane.source import Changes
 
 log = logging.getLogger("local_dataplane")
 
-RETRY_S = 5.0
+RETRY_S = 1.0
+"""Little: when kube-proxy ends, load balancers ask us at once."""
+
 EVERYWHERE: Mapping[IPFamily, str] = {IPFamily.IPV4: "0.0.0.0", IPFamily.IPV6: "::"}  # noqa: S104 - as NodePorts
 
 

@@ -254,13 +254,20 @@ def command(
     help="Remove what a kube-proxy that has ended left, instead; an agent may run meanwhile.",
 )
 @click.option(
+    "--after-kube-proxy",
+    is_flag=True,
+    help="Wait until a kube-proxy on this node has written all its rules, and only then remove ours.",
+)
+@click.option(
     "--stay",
     is_flag=True,
     help="Do not end before SIGTERM, and say at /livez and /readyz that all is well: for a Pod in an agent's "
     "place.",
 )
 @metrics_address
-def cleanup(of_kube_proxy: bool, stay: bool, metrics_address: tuple[str, int] | None) -> None:
+def cleanup(
+    of_kube_proxy: bool, after_kube_proxy: bool, stay: bool, metrics_address: tuple[str, int] | None
+) -> None:
     """Remove every rule, chain and table of ours, in both families and every mode."""
     from local_dataplane.kernel import kube_proxy
     from local_dataplane.kernel.instance import claim
@@ -272,6 +279,8 @@ def cleanup(of_kube_proxy: bool, stay: bool, metrics_address: tuple[str, int] | 
                 click.echo(f"{where}: {'removed' if restores else 'nothing'} of kube-proxy's")
         else:
             with claim():
+                if after_kube_proxy:
+                    kube_proxy.await_complete()
                 for where, chains in remove().items():
                     click.echo(f"{where}: {chains} chains removed" if chains else f"{where}: nothing of ours")
     except LbprovError as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
+import time
 import urllib.request
 
 from lbprov.model import UserError
@@ -11,7 +13,10 @@ from local_dataplane.kernel.backends import every_iptables
 from local_dataplane.kernel.iptables_command import which
 from local_dataplane.kernel.seam import Refused
 
-MODE_URL = "http://127.0.0.1:10249/proxyMode"
+PAGES = "http://127.0.0.1:10249"
+_SERIES = re.compile(
+    r'^kubeproxy_sync_proxy_rules_last_(queued_)?timestamp_seconds\{ip_family="(\w+)"\}', re.MULTILINE
+)
 _MODES = ("iptables", "nftables", "ipvs")
 _NFT = "".join(
     f"add table {family} kube-proxy\ndelete table {family} kube-proxy\n" for family in ("ip", "ip6")
@@ -20,12 +25,35 @@ _NFT = "".join(
 
 def running() -> str:
     """The mode of a kube-proxy that runs here; empty: none does (or it tells nobody)."""
+    said = _page("/proxyMode").strip()
+    return said if said in _MODES else ""
+
+
+def is_complete(metrics: str) -> bool:
+    """Whether a kube-proxy has written all that it has been told of, by its metrics: each family that has
+    something to write has been written once."""
+    found = _SERIES.findall(metrics)
+    queued, written = ({f for q, f in found if bool(q) is is_queued} for is_queued in (True, False))
+    return bool(written) and queued <= written
+
+
+def await_complete(pause_s: float = 1.0) -> None:
+    """Returns when a kube-proxy here is complete, and still is a moment later: its families begin one after
+    the other."""
+    in_a_row = 0
+    while in_a_row < 2:
+        in_a_row = in_a_row + 1 if is_complete(_page("/metrics")) else 0
+        time.sleep(pause_s)
+
+
+def _page(path: str) -> str:
+    """Empty where nobody answers."""
     try:
-        with urllib.request.urlopen(MODE_URL, timeout=2) as answer:
-            said = answer.read(100).decode(errors="replace").strip()
+        with urllib.request.urlopen(PAGES + path, timeout=5) as answer:  # noqa: S310 - http, as written above
+            text: str = answer.read().decode(errors="replace")
     except OSError:
         return ""
-    return said if said in _MODES else ""
+    return text
 
 
 def remove() -> dict[str, int]:

@@ -156,7 +156,7 @@ def test_the_page_for_all_nodes(api: Api, kubectl: Path, admin_kubeconfig: Path,
         )
 
     (chapter,) = re.findall(r"^## On all nodes.*?\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
-    install, away, back, leave = re.findall(r"^```sh\n(.*?)^```", chapter, re.MULTILINE | re.DOTALL)
+    install, away, back = re.findall(r"^```sh\n(.*?)^```", chapter, re.MULTILINE | re.DOTALL)
     do(install)
     env = api.get("DaemonSet.apps", NAME, NAME)["spec"]["template"]["spec"]["containers"][0]["env"]
     values = {e["name"]: e.get("value") for e in env}
@@ -165,11 +165,10 @@ def test_the_page_for_all_nodes(api: Api, kubectl: Path, admin_kubeconfig: Path,
     assert values["KUBERNETES_SERVICE_PORT"] == "6443"
     do(away)
     assert selector() == {"lbprov.io/kube-proxy": "wanted"}, "no Node has that label"
-    do(back)
+    do(back.replace("kubectl delete", "true kubectl delete"))
     assert not selector()
-    do(leave.replace("kubectl delete", "true kubectl delete"))
     spec = api.get("DaemonSet.apps", NAME, NAME)["spec"]["template"]["spec"]
-    assert spec["containers"][0]["args"] == ["node", "cleanup", "--stay"]
-    do(leave)
+    assert spec["containers"][0]["args"] == ["node", "cleanup", "--after-kube-proxy", "--stay"]
+    do("kubectl delete -k my-node\n")
     assert api.find("ClusterRole.rbac.authorization.k8s.io", NAME) is None
     api.delete("DaemonSet.apps", "kube-proxy", "kube-system")

@@ -20,6 +20,13 @@ from lbprov.lab.kube_proxy import MODES, KubeProxy, KubeProxySetting
 
 PAGE = (Path(__file__).parents[2] / "docs/replace-kube-proxy.md").read_text()
 MODULE = Path(__file__).parents[1] / "cluster/controlplane"
+CHECK_PORT = 32200
+READ = """
+import sys, urllib.request as r, urllib.error as e
+try: a = r.urlopen(sys.argv[1], timeout=30)
+except e.HTTPError as error: a = error
+print(a.status, sorted((k, v) for k, v in a.headers.items() if k.startswith(("Content", "X-"))), a.read())
+"""
 CLUSTER_CIDRS = "10.244.0.0/16,fd00:10:244::/48"
 
 
@@ -52,14 +59,14 @@ class World:
     vip: str
     node_port: int
 
-    def await_health(self, node: NodeHost) -> None:
-        """Port 10256 was kube-proxy's; the agent has it now."""
-
-        def is_ours() -> bool:
-            answer = self.lab.hosts["client"].http_get(node.ipv4, 10256)
-            return isinstance(answer, Reply) and "/readyz" in answer.body
-
-        eventually(is_ours)
+    def health(self) -> list[str]:
+        """What a load balancer is told: code, headers and body of both ports, without times."""
+        said = []
+        for page in (f":{CHECK_PORT}/", ":10256/healthz", ":10256/livez"):
+            script = [sys.executable, "-c", READ, f"http://{self.node.ipv4}{page}"]
+            text = self.lab.hosts["client"].run(script, check=False).stdout
+            said.append(re.sub(r"\d{4}-\d\d-\d\dT[0-9:.]+Z|'Content-Length', '\d+'", "…", text))
+        return said
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +105,12 @@ class Reader:
 
 def _service(api: Api, node: NodeHost, lab: Lab) -> tuple[str, int]:
     """clusterIP and NodePort of a Service with both Pods behind it."""
-    spec = {"type": "NodePort", "ports": [{"name": "http", "port": 80}]}
+    spec = {
+        "type": "LoadBalancer",
+        "externalTrafficPolicy": "Local",
+        "healthCheckNodePort": CHECK_PORT,
+        "ports": [{"name": "http", "port": 80}],
+    }
     made = api.create({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": spec})
     api.create(
         {
@@ -135,6 +147,8 @@ def test_the_page_is_followed_there_and_back(
         client.keep_asking([Probe(node.ipv4, node_port, "http", timeout_s=10)]),
     ]
 
+    health = world.health()
+
     begin, clean = blocks("On one node, by hand", "There")
     reader.do(begin)
     with pytest.raises(subprocess.CalledProcessError, match="kube-proxy is still running here"):
@@ -142,12 +156,11 @@ def test_the_page_is_followed_there_and_back(
     kube_proxy.end()
     assert "removed of kube-proxy's" in reader.do(clean) or mode == "nftables"
     assert not _kube_proxys(node)
-    world.await_health(node)
+    eventually(lambda: world.health() == health, timeout_s=60)
+    assert "localEndpoints" in health[0]
 
-    wait, leave = blocks("On one node, by hand", "And back")
+    (leave,) = blocks("On one node, by hand", "And back")
     kube_proxy = KubeProxy(node, world.kube_proxy, plane.admin_kubeconfig, setting, tmp_path)
-    reader.do(wait)
-    eventually(lambda: "10.244." in _rules(node, mode), timeout_s=60)
     reader.do(leave)
     asked = [loop.stop() for loop in loops]
     assert "LBP-" not in node.script("iptables-save; ip6tables-save; iptables-legacy-save")
@@ -159,12 +172,6 @@ def test_the_page_is_followed_there_and_back(
         assert counted.failures == ()
         assert counted.made > 20
         assert set(counted.by_hostname) == {"web-a", "web-b"}
-
-
-def _rules(node: NodeHost, mode: str) -> str:
-    if mode == "iptables":
-        return node.script("iptables-save -t nat | grep KUBE-SEP || true")
-    return node.script("nft list table ip kube-proxy 2> /dev/null || true")
 
 
 def _kube_proxys(node: NodeHost) -> list[str]:

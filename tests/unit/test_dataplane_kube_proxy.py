@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from local_dataplane.iptables.kube_proxy import PIECE_LINES, leftovers
+from local_dataplane.kernel.kube_proxy import is_complete
 
 SVC, SEP = "KUBE-SVC-ERIFXISQEP7F7OF4", "KUBE-SEP-IT2ZTR26TO4XFPTO"
 SAVED = f"""\
@@ -68,3 +71,22 @@ def test_large_tables_go_in_pieces() -> None:
     chains = [f":KUBE-SVC-{number:016d} - [0:0]" for number in range(PIECE_LINES + 1)]
     texts = leftovers("\n".join(["*nat", *chains, "COMMIT", ""]))
     assert [text.count("\n") - 2 for text in texts] == [PIECE_LINES, 1, PIECE_LINES, 1]
+
+
+@pytest.mark.parametrize(
+    ("queued", "written", "complete"),
+    [
+        pytest.param((), (), False, id="nobody answers"),
+        pytest.param(("IPv4",), (), False, id="begun"),
+        pytest.param(("IPv4", "IPv6"), ("IPv4",), False, id="one family is missing"),
+        pytest.param(("IPv4", "IPv6"), ("IPv4", "IPv6"), True, id="both"),
+        pytest.param(("IPv4",), ("IPv4",), True, id="a node with one family"),
+    ],
+)
+def test_whether_kube_proxy_is_complete(
+    queued: tuple[str, ...], written: tuple[str, ...], complete: bool
+) -> None:
+    name = "kubeproxy_sync_proxy_rules_last"
+    lines = [f'{name}_queued_timestamp_seconds{{ip_family="{f}"}} 1.7e+09' for f in queued]
+    lines += [f'{name}_timestamp_seconds{{ip_family="{f}"}} 1.7e+09' for f in written]
+    assert is_complete("\n".join(["# HELP", *lines, "go_info 1"])) is complete
