@@ -298,7 +298,10 @@ def _tls(reader: Reader, ports: set[str]) -> TlsWish | None:
                 reader.complain(name, f"without effect: no certificate is named ({annotation.CERTIFICATES})")
         return None
     certificates = _valid_items(
-        reader, annotation.CERTIFICATES, _CERTIFICATE.fullmatch, "arn:aws:acm:REGION:ACCOUNT:certificate/ID"
+        reader,
+        annotation.CERTIFICATES,
+        _CERTIFICATE.fullmatch,
+        "arn:…:acm:REGION:ACCOUNT:certificate/ID",
     )
     tls_ports = reader.items(annotation.TLS_PORTS)
     for port in tls_ports:
