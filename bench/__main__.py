@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from bench import aws_calls, controller, dataplane, reconcile, startup
+from bench import aws_calls, controller, dataplane, dataplane_nftables, reconcile, startup
 from bench.figures import print_rows
 
 
@@ -18,6 +18,7 @@ def main() -> None:
     print_rows("Reconcile from manifests against moto as a server", reconcile.rows(arguments.services))
     print_rows("AWS calls", aws_calls.rows(min(arguments.services, 200)))
     print_rows("Dataplane, iptables", dataplane.rows(arguments.dataplane_services))
+    print_rows("Dataplane, nftables", dataplane_nftables.rows(arguments.dataplane_services))
     print_rows("Controller on a real API server", controller.rows(arguments.cluster_services))
 
 

@@ -180,8 +180,9 @@ class Encoder:
                 return "bitwise", r(1, reg) + r(2, reg) + width + _value(4, mask) + _value(5, xor)
             case ex.Compare(reg, data, equal):
                 return "cmp", r(1, reg) + _u32(2, 0 if equal else 1) + _value(3, data)
-            case ex.Lookup(name, key, to):
-                return "lookup", _text(1, name) + r(2, key) + (b"" if to is None else r(3, to))
+            case ex.Lookup(name, key, to, absent):
+                data = b"" if to is None else r(3, to)
+                return "lookup", _text(1, name) + r(2, key) + data + (_u32(5, 1) if absent else b"")
             case ex.Branch(name, key):
                 return "lookup", _text(1, name) + r(2, key) + _u32(3, 0)
             case ex.Conntrack(ct_key, to):

@@ -87,14 +87,17 @@ class Compare(NamedTuple):
 
 
 class Lookup(NamedTuple):
-    """Matches if the set has the key; `to` gets a map's data, which may lie over the key."""
+    """Matches if the set has the key (`absent`: has it not); `to` gets a map's data, which may lie over the
+    key."""
 
     set: str
     key: int
     to: int | None = None
+    absent: bool = False
 
     def __str__(self) -> str:
-        return f"lookup {self.key} set {self.set}{'' if self.to is None else f' => {self.to}'}"
+        to = "" if self.to is None else f" => {self.to}"
+        return f"lookup {self.key} set {self.set}{to}{' absent' if self.absent else ''}"
 
 
 class Branch(NamedTuple):

@@ -92,13 +92,16 @@ def fixed_chains(where: Where) -> dict[str, Chain]:
         # A packet that is under way while a transaction moves its clusterIP to an earlier set has looked in
         # that one too soon and in the later one too late.
         _SECOND_LOOK: Chain((*few, (goto(REFUSE),))),
+        "node-ports": Chain(_node_ports(p, where)),
         "services": Chain((
+            # Most packets are for no Service, and are let go after one look.
+            (p.destination(0), Lookup(layout.ADDRESSES, 0, absent=True), goto("node-ports")),
             *few,
             (*p.frontend, Branch(layout.FRONTENDS, 0)),
             (*p.frontend, Lookup(layout.REFUSED, 0), goto(REFUSE)),
             # A clusterIP has nothing behind it but what its Service says.
             (p.destination(0), Lookup(layout.CLUSTER_IPS, 0), goto(_SECOND_LOOK)),
-            *_node_ports(p, where),
+            (goto("node-ports"),),
         )),
         "nat-prerouting": Chain(((jump("services"),),), Hook("nat", _PREROUTING, _DSTNAT)),
         "nat-output": Chain(((jump("services"),),), Hook("nat", _OUTPUT, _DSTNAT)),

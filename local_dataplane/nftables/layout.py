@@ -1,5 +1,6 @@
 """The sets and maps that Services are elements of, and what their keys and data mean. Pure.
 
+    addresses            address                              all that have frontends; others are let pass
     cluster-ips-1 … -8   address . protocol . port            clusterIPs with so many endpoints
     refused              address . protocol . port            frontends without any
     frontends            address . protocol . port            -> all other frontends: the chain that decides
@@ -7,8 +8,8 @@
     endpoints            address . protocol . port . number   -> address . port
     nodeport-endpoints   protocol . port . number             -> address . port
 
-The first nine are there because the kernel walks all of a map that leads to chains whenever it changes (some
-4 ms with 10,000 elements), and most Services are only a clusterIP.
+Sets beside `frontends` are there because the kernel walks all of a map that leads to chains whenever it
+changes (some 4 ms with 10,000 elements), and most Services are only a clusterIP.
 
 The shapes are such that nft can say them in its own language: versions of it that are in use end with a
 failed assertion when they are to list anything else, and nobody's listing may fail because of us. So a
@@ -33,7 +34,7 @@ FEW = range(1, 9)
 """Numbers of endpoints that clusterIPs have a set for."""
 
 ENDPOINTS, NODEPORT_ENDPOINTS = "endpoints", "nodeport-endpoints"
-ALLOWED, CLUSTER_IPS, HAIRPINS = "allowed", "cluster-ips", "hairpins"
+ALLOWED, ADDRESSES, CLUSTER_IPS, HAIRPINS = "allowed", "addresses", "cluster-ips", "hairpins"
 
 CLIENTS = "clients-"
 """Begins the names of the sets of clients with session affinity, one for each endpoint."""
@@ -65,6 +66,7 @@ def shapes(family: IPFamily) -> tuple[SetShape, ...]:
         SetShape(ENDPOINTS, (*frontend, NUMBER), backend),
         SetShape(NODEPORT_ENDPOINTS, (*node_port, NUMBER), backend),
         SetShape(ALLOWED, (*frontend, address), is_interval=True),
+        SetShape(ADDRESSES, (address,)),
         SetShape(CLUSTER_IPS, (address,)),
         SetShape(HAIRPINS, (address, address)),
     )

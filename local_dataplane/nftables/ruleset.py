@@ -43,6 +43,7 @@ class Ruleset:
         self._found: dict[tuple[bytes, Scope], dict[int, Backend]] = {}
         self._recipes: dict[str, Recipe] = {}
         self._users: Counter[str] = Counter()  # chain -> fragments that need it
+        self._addresses: Counter[bytes] = Counter()  # address -> frontends there
         self._cluster_ips: Counter[bytes] = Counter()  # address -> frontends there that are a clusterIP's
         self._hairpins: Counter[bytes] = Counter()  # address -> Service ports that may send it to itself
 
@@ -62,7 +63,7 @@ class Ruleset:
             now = self._holder(frontend)
             if old != now:
                 stale |= {held[0] for held in (old, now) if held}
-                self._count_cluster_ip(frontend, old, now)
+                self._count_addresses(frontend, old, now)
         self._render(stale)
 
     def set_node(self, node: NodeFacts) -> None:
@@ -198,13 +199,18 @@ class Ruleset:
             packed = layout.packed(address)
             self._count(self._hairpins, layout.HAIRPINS, packed, Element(packed + packed), step)
 
-    def _count_cluster_ip(
+    def _count_addresses(
         self, frontend: Frontend, old: tuple[PortKey, bool] | None, now: tuple[PortKey, bool] | None
     ) -> None:
-        step = bool(now and now[1]) - bool(old and old[1])
-        if step:
-            packed = layout.packed(frontend.address)
-            self._count(self._cluster_ips, layout.CLUSTER_IPS, packed, Element(packed), step)
+        if not frontend.address:
+            return
+        address = layout.packed(frontend.address)
+        for counter, name, step in (
+            (self._addresses, layout.ADDRESSES, bool(now) - bool(old)),
+            (self._cluster_ips, layout.CLUSTER_IPS, bool(now and now[1]) - bool(old and old[1])),
+        ):
+            if step:
+                self._count(counter, name, address, Element(address), step)
 
     def _count(self, counter: Counter[bytes], name: str, address: bytes, element: Element, step: int) -> None:
         counter[address] += step

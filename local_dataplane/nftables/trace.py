@@ -125,8 +125,11 @@ class Walker:
                 address = packet.source if of_source else packet.destination
                 own = address in self.node_addresses or ipaddress.ip_address(address).is_loopback
                 return _put(registers, to, layout.number(_RTN_LOCAL if own else _RTN_UNICAST))
-            case ex.Lookup(name, key, to):
-                return self._lookup(name, key, to, registers)
+            case ex.Lookup(name, key, to, absent):
+                found = self._lookup(name, key, to, registers)
+                if absent:
+                    return registers if found is None else None
+                return found
             case ex.Remember():
                 return registers
         raise TypeError(f"the tracer does not know {e!r}")
