@@ -67,15 +67,22 @@ class Networks:
         what whoever runs lbprov has to settle."""
         check_region(self._cloud.region, wanted.zones)
         if chosen := wishes or self._subnet_ids:
-            network = subnets.named(chosen, self._remembered(chosen, self._look_up_named))
-            if isinstance(network, Network):
+            complaints: list[str] = []
+            network = subnets.named(chosen, self._remembered(chosen, self._look_up_named), complaints)
+            if isinstance(network, Network) and (wishes or not complaints):
                 return network
             if wishes:
-                raise UserError(network, field=peer_annotations.field(peer_annotations.SUBNETS))
-            raise ProviderError(f"--provider-option subnet-ids: {network}", retryable=False)
+                raise UserError(str(network), field=peer_annotations.field(peer_annotations.SUBNETS))
+            raise ProviderError(f"--provider-option subnet-ids: {'; '.join(complaints)}", retryable=False)
         vpc_id = self._find_vpc(wanted.targets)
         found = self._remembered((vpc_id,), self._look_up_vpc)
         return subnets.discover(vpc_id, found, self._cluster, internal=wanted.internal)
+
+    def complaints(self, wishes: tuple[str, ...]) -> tuple[str, ...]:
+        """What is wrong with some of the subnets that a Service names."""
+        found: list[str] = []
+        subnets.named(wishes, self._remembered(wishes, self._look_up_named), found)
+        return tuple(found)
 
     def _find_vpc(self, instances: frozenset[str]) -> str:
         """The VPC of the nodes, from any one of them."""

@@ -6,7 +6,16 @@ import dataclasses
 from collections.abc import Callable, Iterable
 
 from lbprov.api import Adopt, LoadBalancer, Owner
-from lbprov_aws import address_lists, addresses, elbv2, names, plan_listeners, plan_targets, succession
+from lbprov_aws import (
+    address_lists,
+    addresses,
+    elbv2,
+    names,
+    plan_listeners,
+    plan_targets,
+    settled,
+    succession,
+)
 from lbprov_aws.address_book import AddressBook
 from lbprov_aws.adoption import Adoptions
 from lbprov_aws.cloud import Cloud
@@ -154,9 +163,15 @@ class Observer:
             once_rejected=self._rejected.ever(),
             refused=self._refusals.of(desired.owner),
             once_refused=self._refusals.once(desired.owner),
+            subnet_complaints=self._subnet_complaints(wanted, live),
             standing=self._standing(wanted, live),
             groups=self._security_groups(wanted, live, vpc_id),
         )
+
+    def _subnet_complaints(self, wanted: Wanted, live: LoadBalancerRecord | None) -> tuple[str, ...]:
+        if wanted.subnets and (live is None or settled.uses_fewer_subnets(wanted, live)):
+            return self._networks.complaints(wanted.subnets)
+        return ()
 
     def _standing(self, wanted: Wanted, live: LoadBalancerRecord | None) -> tuple[Subnet, ...]:
         """Where it matters: for a load balancer that is to get IPv6 addresses."""

@@ -108,6 +108,7 @@ def _converge(desired: LoadBalancer, observed: Observed) -> Plan:
             *targets.notices,
             *plan_security.missing_notices(wanted, observed),
             *refused.notices(wanted, observed.refused),
+            *_subnets_notice(observed),
             *room.notices(wanted, refusals),
             *foreign,
         ),
@@ -235,6 +236,13 @@ def _ip_address_type(wanted: Wanted, live: LoadBalancerRecord) -> Step:
     body = writes.SetIpAddressType(wanted.owner, LB, type_)
     why = "the Service asks for it"
     return Step(Action.UPDATE, "load balancer addresses", LB, why, live.name, (change,), body)
+
+
+def _subnets_notice(observed: Observed) -> tuple[Notice, ...]:
+    if not observed.subnet_complaints:
+        return ()
+    message = "; ".join(observed.subnet_complaints) + "; the others are used"
+    return (Notice(Severity.WARNING, "SubnetsNotUsed", message, "UnusedSubnets"),)
 
 
 def _families_notice(wanted: Wanted, dual_stack: bool) -> Notice | None:

@@ -95,6 +95,12 @@ REASONS = (
         "A security group that the Service names does not exist. What is attached stays until it does.",
     ),
     ReasonDoc(
+        "SubnetsNotUsed",
+        _W,
+        "UnusedSubnets",
+        "Some of the subnets that the Service names do not exist, or are of one zone; the others are used.",
+    ),
+    ReasonDoc(
         "NameChangeIgnored",
         _W,
         "Name",

@@ -271,6 +271,7 @@ class Observed:
     - `attached`: security groups of other load balancers of the owner's, where one is looked at alone.
     - `refused`: wishes of the owner's that AWS refused a short time ago, with what it said (see `Refusals`);
       `once_refused`: keys of those that it refused at any time.
+    - `subnet_complaints`: what is wrong with some of the subnets that the Service names.
     - `standing`: the subnets that the load balancer stands in, where that matters.
     - `groups`: of security groups that the Service names, name -> id; those that do not exist are missing.
     """
@@ -299,6 +300,7 @@ class Observed:
     attached: frozenset[str] = frozenset()
     refused: tuple[tuple[str, str], ...] = ()
     once_refused: frozenset[str] = frozenset()
+    subnet_complaints: tuple[str, ...] = ()
     standing: tuple[Subnet, ...] = ()
     groups: tuple[tuple[str, str], ...] = ()
 

@@ -80,6 +80,15 @@ def _group(live: LoadBalancerRecord) -> Settled | None:
     )
 
 
+def uses_fewer_subnets(wanted: Wanted, live: LoadBalancerRecord) -> bool:
+    """Whether it stands in fewer subnets than the Service named when it was made, for no other reason than
+    that they cannot be used."""
+    tags = dict(live.tags)
+    by_address = {names.REQUESTED_IP, names.REQUESTED_ADDRESSES} & tags.keys()
+    as_named = tags.get(names.REQUESTED_SUBNETS) == _subnets(wanted)
+    return bool(wanted.subnets) and as_named and not by_address and len(live.zones) < len(wanted.subnets)
+
+
 def _subnets(wanted: Wanted) -> str:
     return names.tag_text(" ".join(wanted.subnets))
 

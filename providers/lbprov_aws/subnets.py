@@ -39,18 +39,24 @@ def discover(vpc_id: str, subnets: tuple[Subnet, ...], cluster: str, *, internal
     )
 
 
-def named(wishes: tuple[str, ...], subnets: tuple[Subnet, ...]) -> Network | str:
-    """The subnets that were named, by id or by tag Name; or what is wrong with that, for an error."""
+def named(wishes: tuple[str, ...], subnets: tuple[Subnet, ...], complaints: list[str]) -> Network | str:
+    """The subnets that were named, by id or by tag Name; or what is wrong with that, for an error. What is
+    wrong with some of them alone goes to `complaints`: the others are used."""
     chosen: dict[str, Subnet] = {}
     for wish in wishes:
         subnet = next((s for s in subnets if wish in (s.subnet_id, dict(s.tags).get("Name"))), None)
         if subnet is None:
-            return f"there is no subnet {wish!r}"
-        if (other := chosen.setdefault(subnet.zone, subnet)) is not subnet:
-            return f"{other.subnet_id} and {subnet.subnet_id} are both in {subnet.zone}: one subnet per zone"
+            complaints.append(f"there is no subnet {wish!r}")
+        elif (other := chosen.setdefault(subnet.zone, subnet)) is not subnet:
+            complaints.append(
+                f"{other.subnet_id} and {subnet.subnet_id} are both in {subnet.zone}: one subnet per zone"
+            )
+    if not chosen:
+        return "; ".join(complaints)
     vpcs = {s.vpc_id for s in chosen.values()}
     if len(vpcs) > 1:
-        return f"the subnets are in different VPCs: {', '.join(sorted(vpcs))}"
+        complaints.append(f"the subnets are in different VPCs: {', '.join(sorted(vpcs))}")
+        return complaints[-1]
     return Network(vpcs.pop(), tuple(chosen[zone] for zone in sorted(chosen)))
 
 

@@ -86,23 +86,31 @@ def test_nothing_found_names_the_remedy(subnets: list[Subnet], internal: bool, s
 
 
 @pytest.mark.parametrize(
-    ("wishes", "answer"),
+    ("wishes", "answer", "said"),
     [
-        pytest.param(("subnet-2", "subnet-1"), ["subnet-1", "subnet-2"], id="ids"),
-        pytest.param(("front",), ["subnet-3"], id="by Name"),
-        pytest.param(("subnet-9",), "there is no subnet 'subnet-9'", id="unknown"),
+        pytest.param(("subnet-2", "subnet-1"), ["subnet-1", "subnet-2"], [], id="ids"),
+        pytest.param(("front",), ["subnet-3"], [], id="by Name"),
+        pytest.param(
+            ("subnet-9",), "there is no subnet 'subnet-9'", ["there is no subnet 'subnet-9'"], id="unknown"
+        ),
+        pytest.param(
+            ("subnet-9", "subnet-2"), ["subnet-2"], ["there is no subnet 'subnet-9'"], id="one unknown"
+        ),
         pytest.param(
             ("subnet-1", "front"),
-            "subnet-1 and subnet-3 are both in eu-west-1a: one subnet per zone",
+            ["subnet-1"],
+            ["subnet-1 and subnet-3 are both in eu-west-1a: one subnet per zone"],
             id="two in a zone",
         ),
     ],
 )
-def test_named(wishes: tuple[str, ...], answer: list[str] | str) -> None:
+def test_named(wishes: tuple[str, ...], answer: list[str] | str, said: list[str]) -> None:
     subnets = (subnet(1), subnet(2, "b"), subnet(3, "a", {"Name": "front"}))
-    network = named(wishes, subnets)
+    complaints: list[str] = []
+    network = named(wishes, subnets, complaints)
     found = [s.subnet_id for s in network.subnets] if isinstance(network, Network) else network
     assert found == answer
+    assert complaints == said
 
 
 def test_route_tables_decide_what_is_public() -> None:

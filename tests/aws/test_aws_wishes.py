@@ -516,6 +516,22 @@ def test_subnets_stay(lab: Lab) -> None:
     assert lab.reconcile(asked).notices == {}
 
 
+def test_subnets_of_one_zone(lab: Lab) -> None:
+    """The first is used; the rest of the Service is served, and it is said."""
+    one, two, _ = lab.world.subnet_ids.values()
+    second = lab.world.add_subnet("eu-west-1a", "10.0.100.0/24")
+    asked = saying(lab, says={"subnets": f"{one},{second},{two},subnet-0"})
+    lab.reconcile(asked)
+    (balancer,) = lab.world.load_balancers()
+    assert balancer.zones == ("eu-west-1a", "eu-west-1b")
+    again = lab.reconcile(asked)
+    assert again.calls == {}
+    assert f"{one} and {second} are both in eu-west-1a" in again.notices["SubnetsNotUsed"]
+    assert "there is no subnet 'subnet-0'" in again.notices["SubnetsNotUsed"]
+    lab.restart()
+    assert lab.reconcile(asked).writes == {}
+
+
 def test_dual_stack_comes_and_goes_in_place(lab: Lab, make_port: Callable[..., Listener]) -> None:
     both = (IPFamily.IPV4, IPFamily.IPV6)
     lab.reconcile(lab.desired())

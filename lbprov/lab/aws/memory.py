@@ -20,6 +20,7 @@ from moto.ec2.models.subnets import Subnet
 from moto.elbv2 import models as elbv2
 from moto.elbv2.utils import make_arn_for_load_balancer
 
+from lbprov.lab.aws import defaults
 from lbprov.lab.aws.call import Call
 
 _current: list[Call] = []
@@ -68,6 +69,7 @@ class StrictLoadBalancer(elbv2.FakeLoadBalancer):
             return
         _, _, _, region, account, _ = self.arn.split(":", 5)
         self.ec2 = ec2_backends[account][region]
+        self.attrs = defaults.of_balancer(self.scheme)
         short, identity = self.arn.rsplit("/", 2)[1:]
         self.dns_name = f"{self.name}-{identity}.elb.{region}.amazonaws.com"
         self.mappings = {m["SubnetId"]: m for m in _current[-1].structs("SubnetMappings.member")}

@@ -14,6 +14,8 @@ from typing import Any
 
 from moto.elbv2 import models as elbv2
 
+from lbprov.lab.aws import defaults
+
 _settle_s = 0.0
 
 
@@ -22,6 +24,9 @@ class StrictTargetGroup(elbv2.FakeTargetGroup):
 
     def __init__(self, *args: Any, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
+        if self.protocol in ("TCP", "TLS", *defaults.DATAGRAMS):
+            attributes: Any = defaults.of_group(self.protocol)
+            self.attributes = attributes
         self.came_s: dict[str, float] = {}
         self.left: dict[str, tuple[dict[str, Any], float]] = {}
 

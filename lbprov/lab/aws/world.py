@@ -14,6 +14,7 @@ import boto3
 import botocore.session
 from botocore.config import Config
 
+from lbprov.lab.aws import defaults
 from lbprov.lab.aws.server import MotoServer
 
 if TYPE_CHECKING:
@@ -196,29 +197,49 @@ class AwsWorld:
 
     def _balancer_lines(self, balancer: Any, groups: Mapping[str, Any]) -> set[str]:
         arn, name = balancer["LoadBalancerArn"], balancer["LoadBalancerName"]
-        attributes = self.elbv2.describe_load_balancer_attributes(LoadBalancerArn=arn)["Attributes"]
-        cross = {a["Key"]: a["Value"] for a in attributes}["load_balancing.cross_zone.enabled"]
+        answer = self.elbv2.describe_load_balancer_attributes(LoadBalancerArn=arn)["Attributes"]
+        attributes = {a["Key"]: str(a["Value"]) for a in answer}
+        cross = attributes.pop("load_balancing.cross_zone.enabled")
+        more = _pairs(defaults.changed(attributes, defaults.of_balancer(balancer.get("Scheme", ""))))
+        link = balancer.get("EnforceSecurityGroupInboundRulesOnPrivateLinkTraffic", "on")
         lines = {
             f"load balancer {name}: {balancer.get('Scheme', '')} in {' '.join(_zones(balancer))} "
-            f"at {' '.join(_addresses(balancer))}, cross-zone {cross}, tags {_pairs(self._tags(arn))}"
+            f"at {' '.join(_addresses(balancer))}, cross-zone {cross}, tags {_pairs(self._tags(arn))}, "
+            f"{balancer['IpAddressType']}, {len(balancer.get('SecurityGroups', ()))} security groups, "
+            f"PrivateLink {link}, {more}"
         }
         for listener in self.elbv2.describe_listeners(LoadBalancerArn=arn)["Listeners"]:
             group = groups[listener["DefaultActions"][0]["TargetGroupArn"]]["TargetGroupName"]
-            lines.add(f"listener {name} {listener['Port']}/{listener['Protocol']}: to {group}")
+            spoken = self._spoken(listener) if listener["Protocol"] == "TLS" else ""
+            lines.add(f"listener {name} {listener['Port']}/{listener['Protocol']}: to {group}{spoken}")
         return lines
+
+    def _spoken(self, listener: Any) -> str:
+        answer = self.elbv2.describe_listener_certificates(ListenerArn=listener["ListenerArn"])[
+            "Certificates"
+        ]
+        default = " ".join(c["CertificateArn"] for c in answer if c["IsDefault"])
+        others = " ".join(sorted(c["CertificateArn"] for c in answer if not c["IsDefault"]))
+        return f", {listener['SslPolicy']}, {default}, SNI {others}"
 
     def _target_group_line(self, group: Any) -> str:
         arn = group["TargetGroupArn"]
         health = self.elbv2.describe_target_health(TargetGroupArn=arn)["TargetHealthDescriptions"]
-        attributes = self.elbv2.describe_target_group_attributes(TargetGroupArn=arn)["Attributes"]
-        sticky = {a["Key"]: a["Value"] for a in attributes}.get("stickiness.enabled", "false")
-        # A path that is left from another protocol says nothing.
-        idle = set() if group["HealthCheckProtocol"] == "HTTP" else {"HealthCheckPath"}
-        check = " ".join(str(group[key]) for key in sorted(group.keys() - idle) if key.startswith("Health"))
+        answer = self.elbv2.describe_target_group_attributes(TargetGroupArn=arn)["Attributes"]
+        attributes = {a["Key"]: str(a["Value"]) for a in answer}
+        sticky = attributes.pop("stickiness.enabled", "false")
+        more = _pairs(defaults.changed(attributes, defaults.of_group(group["Protocol"])))
+        # What is left from another protocol says nothing.
+        http = group["HealthCheckProtocol"].startswith("HTTP")
+        kept = [
+            key for key in sorted(group) if key.startswith("Health") and (http or key != "HealthCheckPath")
+        ]
+        check = " ".join(str(group[key]) for key in kept)
+        check += f" {group['Matcher']['HttpCode']}" if http else ""
         targets = " ".join(_registered(health))
         return (
             f"target group {group['TargetGroupName']}: {group['Protocol']} {group['Port']}, checked {check}, "
-            f"sticky {sticky}, targets {targets}"
+            f"sticky {sticky}, targets {targets}, {more}"
         )
 
     def leftovers(self) -> tuple[str, ...]:
