@@ -150,8 +150,13 @@ def _change_in_place(wanted: Wanted, port: Port, listener: ListenerRecord, group
         body = writes.ChangeListener(
             wanted.owner, "lb", listener.arn, 0, protocol, group_ref, tls, _refusal(port)
         )
-        only_tls = protocol is None and not group_ref
-        reason = "it speaks TLS otherwise" if only_tls else "it leads elsewhere"
+        reason = (
+            "it leads elsewhere"
+            if group_ref
+            else "it speaks another protocol"
+            if protocol
+            else "it speaks TLS otherwise"
+        )
         steps.append(_change(port, reason, changes, body))
     if port.tls is not None:
         add, remove = _certificates(listener, port.tls)

@@ -84,9 +84,20 @@ def live(desired: LoadBalancer, **changes: Any) -> Observed:
         security_groups=("sg-1",),
         tags=as_tags(wanted.tags("lb")),
         listeners=tuple(
-            ListenerRecord(f"arn:listener/{p.port}", p.port, p.protocol, arns[p.node_port], ours=True)
+            ListenerRecord(
+                arn=f"arn:listener/{p.port}",
+                port=p.port,
+                protocol=p.protocol,
+                target_group_arn=arns[p.node_port],
+                ours=True,
+                certificate=p.tls.certificate if p.tls else "",
+                policy=p.tls.policy if p.tls else "",
+                alpn=p.tls.alpn if p.tls else "",
+                more_certificates=p.tls.more_certificates if p.tls else None,
+            )
             for p in wanted.ports
         ),
+        attributes=wanted.attributes,
     )
     balancer = dataclasses.replace(balancer, **changes)
     return Observed(OWNER, "eu-west-1", (balancer,), groups, (security_group,))
@@ -127,7 +138,59 @@ BOTH = (port(53, 30053), port(53, 30053, "UDP"))
 TAGS = {"service.beta.kubernetes.io/aws-load-balancer-additional-resource-tags": "team=shop"}
 PARTLY = (port(80, 30080), port(53, 30053), port(53, 30054, "UDP"), port(3868, 30068, "SCTP"))
 
+PREFIX = "service.beta.kubernetes.io/aws-load-balancer-"
+CERTIFICATE = "arn:aws:acm:eu-west-1:123456789012:certificate/"
+SECURE = {
+    PREFIX + "ssl-cert": f"{CERTIFICATE}one,{CERTIFICATE}two",
+    PREFIX + "ssl-ports": "443",
+    PREFIX + "proxy-protocol": "*",
+    PREFIX + "attributes": "load_balancing.cross_zone.enabled=true",
+}
+LISTED = {PREFIX + "eip-allocations": "eipalloc-1, 203.0.113.11, tag:shop=x"}
+WEB, TLS = port(80, 30080), port(443, 30443)
+
+
+def listed() -> Observed:
+    addresses = (
+        Address("203.0.113.10", AddressUse.FREE, "eipalloc-1", wish="eipalloc-1"),
+        Address("203.0.113.11", AddressUse.IN_USE, "eipalloc-2", "instance i-1", wish="203.0.113.11"),
+        Address("203.0.113.12", AddressUse.FREE, "eipalloc-3", wish="tag:shop=x"),
+    )
+    return dataclasses.replace(NOTHING, addresses=addresses)
+
+
+def refusing(desired: LoadBalancer) -> Observed:
+    """AWS does not know the certificate that is asked for now."""
+    key = f"listener:443 {CERTIFICATE}gone ELBSecurityPolicy-2016-08"
+    return dataclasses.replace(live(desired), refused=((key, "CertificateNotFound"),))
+
+
 CASES = [
+    pytest.param("create-secure", service(WEB, TLS, annotations=SECURE), NOTHING, id="create-secure"),
+    pytest.param(
+        "update-secure", service(WEB, TLS, annotations=SECURE), live(service(WEB, TLS)), id="update-secure"
+    ),
+    pytest.param(
+        "update-secure-gone",
+        service(WEB, TLS),
+        live(service(WEB, TLS, annotations=SECURE)),
+        id="update-secure-gone",
+    ),
+    pytest.param(
+        "refused-certificate",
+        service(WEB, TLS, annotations={**SECURE, PREFIX + "ssl-cert": CERTIFICATE + "gone"}),
+        refusing(service(WEB, TLS, annotations=SECURE)),
+        id="refused-certificate",
+    ),
+    pytest.param("create-listed", service(WEB, annotations=LISTED), listed(), id="create-listed"),
+    pytest.param(
+        "unknown-annotations",
+        service(
+            WEB, annotations={PREFIX + "nlb-target-type": "ip", PREFIX + "schem": "x", PREFIX + "name": "-"}
+        ),
+        live(service(WEB)),
+        id="unknown-annotations",
+    ),
     pytest.param("create", service(), NOTHING, id="create"),
     pytest.param("create-internal", service(internal=True), NOTHING, id="create-internal"),
     pytest.param(
