@@ -168,7 +168,7 @@ def test_fine_values(name: str, value: str) -> None:
         ("proxy-protocol", "true", "'true' is not allowed: *"),
         ("proxy-protocol-per-target-group", "80,81", "the Service has no port 81"),
         ("target-node-labels", "pool=red", "no node has pool=red: there are no targets"),
-        ("ssl-cert", "my-cert", "'my-cert' is not allowed: arn:aws:acm:"),
+        ("ssl-cert", "my-cert", "'my-cert' is not allowed: arn:"),
         ("ssl-ports", "443", "without effect: no certificate is named (ssl-cert)"),
         ("backend-protocol", "http", "'http' is not supported: ssl: TLS to the targets"),
         ("healthcheck-protocol", "udp", "'udp' is not allowed: TCP or HTTP or HTTPS"),
