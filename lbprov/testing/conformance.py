@@ -36,6 +36,7 @@ from lbprov.api import (
     Provider,
     ProviderError,
     ProviderStatus,
+    Replace,
     RetryLater,
     Severity,
     Target,
@@ -205,6 +206,65 @@ class ProviderConformance:
         plan = converge(harness, harness.provider(), None, desired.owner)
         assert all(step.action is not Action.CREATE for step in plan.steps), plan.to_text()
         assert sorted(harness.inventory()) == before
+
+    def test_nothing_is_replaced_without_leave(self, harness: Harness) -> None:
+        """What cannot be changed in place is left as it is, told, and all else is done."""
+        desired = balancer(harness)
+        provider = harness.provider()
+        converge(harness, provider, desired)
+        before = status_of(provider, desired)
+        other = replace(desired, internal=True, listeners=(WEB, TLS))
+        plan = self._plan_if_possible(provider, other)
+        if plan is None:
+            return
+        assert not any(step.disruptive for step in plan.steps), plan.to_text()
+        converge(harness, provider, other)
+        assert status_of(provider, other).ingress == before.ingress
+        told = [n for n in plan_of(provider, other.owner, other).notices if n.severity is Severity.WARNING]
+        assert told, "what is not done is told"
+        assert any("443" in line for line in harness.inventory()), "the rest is done"
+
+    def test_what_takes_its_place_is_there_before_it_goes(self, harness: Harness) -> None:
+        """With leave: whatever the moment, the status names something that serves; and nothing is left."""
+        empty = sorted(harness.inventory())
+        desired = balancer(harness, listeners=(WEB, TLS))
+        provider = harness.provider()
+        converge(harness, provider, desired)
+        other = replace(desired, internal=True, replace=Replace.SEAMLESS)
+        if self._plan_if_possible(provider, other) is None:
+            return
+        for _ in range(MAX_ROUNDS):
+            plan = plan_of(provider, other.owner, other)
+            try:
+                self._apply_served(provider, plan, other)
+            except RetryLater as later:
+                harness.settle(max(later.after_s, 0.01))
+                continue
+            status = status_of(provider, other)
+            assert status.ready, status.message
+            if plan.is_empty and status.again_after_s is None:
+                break
+            harness.settle(status.again_after_s or 1.0)
+        else:
+            raise AssertionError(f"no end in {MAX_ROUNDS} rounds; left to do:\n{plan.to_text()}")
+        assert plan_of(harness.provider(), other.owner, other).is_empty
+        converge(harness, provider, None, other.owner)
+        assert sorted(harness.inventory()) == empty
+
+    @staticmethod
+    def _plan_if_possible(provider: Provider[Any], desired: LoadBalancer) -> Plan | None:
+        """None: the provider knows one scheme only, and says so."""
+        try:
+            return plan_of(provider, desired.owner, desired)
+        except UserError:
+            return None
+
+    @staticmethod
+    def _apply_served(provider: Provider[Any], plan: Plan, desired: LoadBalancer) -> None:
+        bindings: Bindings = dict(plan.bindings)
+        for step in plan.steps:
+            provider.apply(step, bindings)
+            assert status_of(provider, desired).ingress, f"nothing serves behind {step.to_text()}"
 
     def test_deleting_what_is_not_there_is_no_work(self, harness: Harness) -> None:
         assert plan_of(harness.provider(), balancer(harness).owner, None).is_empty

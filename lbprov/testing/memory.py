@@ -26,7 +26,7 @@ from lbprov.api import (
     RetryLater,
     Step,
 )
-from lbprov.testing.memory_plan import POLL_S, Observed, balancer_name, plan
+from lbprov.testing.memory_plan import POLL_S, Observed, balancer_name, observed_of, plan
 from lbprov.testing.memory_world import MemoryWorld, Name, Resource, WorldError
 
 
@@ -44,16 +44,14 @@ class MemoryProvider:
     def observe(self, owner: Owner, desired: LoadBalancer | None, *, fresh: bool = False) -> Observed:
         with self._lock:
             inventory = self._refreshed() if fresh or self._inventory is None else self._inventory
-            mine = [r for r in inventory.of(balancer_name(owner)) if r.owner == owner]
+            mine = [
+                r
+                for internal in (False, True)
+                for r in inventory.of(balancer_name(owner, internal=internal))
+                if r.owner == owner
+            ]
             holder = inventory.holders.get(desired.requested_ip) if desired else None
-        kinds = {kind: tuple(r for r in mine if r.name.kind == kind) for kind in ("target", "listener")}
-        return Observed(
-            owner,
-            frontend=next((r for r in mine if r.name.kind == "frontend"), None),
-            targets=tuple(sorted(kinds["target"], key=lambda r: r.name.detail)),
-            listeners=tuple(sorted(kinds["listener"], key=lambda r: (r.port, r.protocol))),
-            address_holder=holder if holder != owner else None,
-        )
+        return observed_of(owner, mine, holder if holder != owner else None)
 
     def plan(self, desired: LoadBalancer | None, observed: Observed) -> Plan:
         return plan(desired, observed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from lbprov.api import (
@@ -15,6 +15,7 @@ from lbprov.api import (
     Owner,
     Plan,
     Reason,
+    Replace,
     RetryLater,
     Severity,
     Step,
@@ -28,41 +29,104 @@ POLL_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """One owner's resources, sorted, and who else holds the address that is asked for."""
+    """One owner's resources, sorted, and who else holds the address that is asked for. `beside`: of a second
+    balancer, while one takes the place of the other, in the order in which they are made."""
 
     owner: Owner
     frontend: Resource | None = None
     targets: tuple[Resource, ...] = ()
     listeners: tuple[Resource, ...] = ()
     address_holder: Owner | None = None
+    beside: tuple[Resource, ...] = ()
 
     def resources(self) -> tuple[Resource, ...]:
         """In the order in which they are made."""
         return (*((self.frontend,) if self.frontend else ()), *self.targets, *self.listeners)
 
 
+def observed_of(owner: Owner, mine: Iterable[Resource], address_holder: Owner | None) -> Observed:
+    """Of two balancers, the one that was made first serves, for as long as anybody can connect to it."""
+    balancers: dict[str, list[Resource]] = {}
+    for resource in mine:
+        balancers.setdefault(resource.name.balancer, []).append(resource)
+
+    def rank(resources: list[Resource]) -> tuple[bool, int]:
+        made = [int(r.id.rpartition("-")[2]) for r in resources]
+        return (not any(r.name.kind == "listener" for r in resources), min(made))
+
+    first, *others = sorted(balancers.values(), key=rank) or [[]]
+    frontend, targets, listeners = _sorted(first)
+    beside = [_sorted(resources) for resources in others]
+    return Observed(
+        owner,
+        frontend,
+        targets,
+        listeners,
+        address_holder,
+        tuple(r for f, t, x in beside for r in (*((f,) if f else ()), *t, *x)),
+    )
+
+
+def _sorted(
+    resources: Iterable[Resource],
+) -> tuple[Resource | None, tuple[Resource, ...], tuple[Resource, ...]]:
+    kinds: dict[str, list[Resource]] = {"frontend": [], "target": [], "listener": []}
+    for resource in resources:
+        kinds[resource.name.kind].append(resource)
+    return (
+        next(iter(kinds["frontend"]), None),
+        tuple(sorted(kinds["target"], key=lambda r: r.name.detail)),
+        tuple(sorted(kinds["listener"], key=lambda r: (r.port, r.protocol))),
+    )
+
+
 def plan(desired: LoadBalancer | None, observed: Observed) -> Plan:
     bindings = {step_id(r): r.id for r in observed.resources()}
     if desired is None:
-        steps = tuple(_deletions(observed.resources(), "the Service does not want it any more"))
+        everything = (*observed.resources(), *observed.beside)
+        steps = tuple(_deletions(everything, "the Service does not want it any more"))
         return Plan(observed.owner, steps, bindings=bindings)
     if not desired.listeners:
         raise UserError("a load balancer needs at least one port", field="spec.ports")
     if observed.frontend and observed.frontend.deleting:
         raise RetryLater("the former load balancer is still going away", POLL_S)
-    address, notices = _address(desired, observed)
-    old = observed
-    first: tuple[Step, ...] = ()
-    if old.frontend and old.frontend.internal != desired.internal:
-        first = tuple(_deletions(old.resources(), "the scheme has changed, which needs a new one"))
-        old = Observed(old.owner)
-    return Plan(observed.owner, (*first, *_changes(desired, address, old)), notices, bindings)
+    serving = observed.frontend
+    if serving is None or serving.internal == desired.internal:
+        address, notices = _address(desired, observed)
+        left = _deletions(observed.beside, "another one has its place")
+        return Plan(observed.owner, (*_changes(desired, address, observed), *left), notices, bindings)
+    return _other_scheme(desired, observed, serving, bindings)
 
 
-def balancer_name(owner: Owner) -> str:
-    """Readable, and another one for each owner."""
+def _other_scheme(
+    desired: LoadBalancer, observed: Observed, serving: Resource, bindings: Mapping[str, str]
+) -> Plan:
+    """The scheme of a frontend cannot be changed: another one takes its place, if that is allowed."""
+    why = "the scheme has changed, which needs a new one"
+    moves = bool(desired.requested_ip) and serving.address == desired.requested_ip
+    if desired.replace is Replace.NEVER or (moves and desired.replace is not Replace.OUTAGE):
+        as_it_is = replace(desired, internal=serving.internal)
+        kept = plan(as_it_is, observed)
+        is_ = "internal" if serving.internal else "internet-facing"
+        message = f"it stays {is_}: lbprov.io/replace: {'outage' if moves else 'seamless'} replaces it"
+        notice = Notice(Severity.WARNING, "SchemeChangeIgnored", message, "Scheme")
+        return replace(kept, notices=(*kept.notices, notice))
+    old = tuple(_deletions(observed.resources(), why))
+    if moves:
+        new = tuple(_changes(desired, desired.requested_ip, Observed(observed.owner)))
+        return Plan(observed.owner, (*old, *new), (), bindings, outage=True)
+    frontend, targets, listeners = _sorted(observed.beside)
+    successor = Observed(observed.owner, frontend, targets, listeners, observed.address_holder)
+    address, notices = _address(desired, successor)
+    new = tuple(_changes(desired, address, successor))
+    return Plan(observed.owner, (*new, *old), notices, bindings)
+
+
+def balancer_name(owner: Owner, *, internal: bool = False) -> str:
+    """Readable, and another one for each owner and scheme."""
     digest = hashlib.sha256("\0".join((owner.cluster, *owner.service, owner.uid)).encode()).hexdigest()
-    return f"{owner.service.namespace}-{owner.service.name}-{digest[:10]}"
+    name = f"{owner.service.namespace}-{owner.service.name}-{digest[:10]}"
+    return f"{name}-internal" if internal else name
 
 
 def step_id(resource: Resource) -> str:
@@ -100,7 +164,7 @@ def _changes(desired: LoadBalancer, address: str, observed: Observed) -> Iterato
 
 
 def _wanted(desired: LoadBalancer, address: str) -> Iterator[Resource]:
-    owner, balancer = desired.owner, balancer_name(desired.owner)
+    owner, balancer = desired.owner, balancer_name(desired.owner, internal=desired.internal)
     yield Resource(
         Name("frontend", balancer),
         owner,

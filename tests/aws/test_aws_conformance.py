@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Collection, Iterator
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ class AwsHarness:
     def __init__(self, world: AwsWorld, monkeypatch: pytest.MonkeyPatch) -> None:
         self.world = world
         self.clock = FakeClock()
+        self._began_s = self.clock.now_s()
         self._monkeypatch = monkeypatch
         world.allocate_address(FREE_IP)
 
@@ -31,7 +33,12 @@ class AwsHarness:
         # A Service without nodes is among those tried: no instance tells the VPC then.
         given = {"vpc-id": self.world.vpc_id}
         options = {o.name: o.parse(given.get(o.name, o.default)) for o in lbprov_aws.SPEC.options}
-        return lbprov_aws.SPEC.build(ProviderContext(cluster, options, self.clock.now_s, read_only))
+        context = ProviderContext(cluster, options, self.clock.now_s, read_only, wall_s=self._wall_s)
+        return lbprov_aws.SPEC.build(context)
+
+    def _wall_s(self) -> float:
+        """The real time, as AWS's is, and what the clock was set forward by."""
+        return time.time() + self.clock.now_s() - self._began_s
 
     def targets(self) -> tuple[Target, ...]:
         ids = sorted(self.world.provider_ids.items())

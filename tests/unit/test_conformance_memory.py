@@ -22,6 +22,7 @@ from lbprov.api import (
     ProviderContext,
     ProviderError,
     ProviderStatus,
+    Replace,
     Step,
     Target,
 )
@@ -190,6 +191,21 @@ class Bulldozer(MemoryProvider):
         return replace(plan, steps=(*super().plan(None, observed).steps, *anew.steps))
 
 
+class Hasty(MemoryProvider):
+    """Takes what cannot be changed for leave to replace."""
+
+    def plan(self, desired: LoadBalancer | None, observed: Observed) -> Plan:
+        return super().plan(desired and replace(desired, replace=Replace.SEAMLESS), observed)
+
+
+class Careless(MemoryProvider):
+    """Takes the old one away before the new one is there."""
+
+    def plan(self, desired: LoadBalancer | None, observed: Observed) -> Plan:
+        plan = super().plan(desired, observed)
+        return replace(plan, steps=tuple(sorted(plan.steps, key=lambda s: s.action is not Action.DELETE)))
+
+
 LISTENERS = st.lists(
     st.builds(Listener, st.integers(1, 4), st.sampled_from(L4Protocol), st.integers(30000, 30003)),
     min_size=1,
@@ -215,11 +231,12 @@ def test_applying_the_plan_from_any_to_any_gives_the_other(
     converge(fresh, fresh.provider(), balancer(fresh, **after))
     provider = changed.provider()
     converge(changed, provider, balancer(changed, **before))
+    after = {**after, "replace": Replace.SEAMLESS}
     plan = plan_of(provider, balancer(changed).owner, balancer(changed, **after))
     apply(provider, plan)
     assert sorted(changed.inventory()) == sorted(fresh.inventory())
     assert plan_of(provider, balancer(changed).owner, balancer(changed, **after)).is_empty
-    if before == after:
+    if {**before, "replace": Replace.SEAMLESS} == after:
         assert plan.is_empty
 
 
@@ -237,6 +254,8 @@ def test_applying_the_plan_from_any_to_any_gives_the_other(
         pytest.param(Greedy, "test_owners_are_those_of_our_cluster_that_have_something", id="foreign-owners"),
         pytest.param(Blind, "test_damage_is_found_and_mended", id="never-looks-again"),
         pytest.param(Bulldozer, "test_a_change_touches_little", id="all-anew"),
+        pytest.param(Hasty, "test_nothing_is_replaced_without_leave", id="replaces-unasked"),
+        pytest.param(Careless, "test_what_takes_its_place_is_there_before_it_goes", id="gap"),
     ],
 )
 def test_the_suite_catches(faulty: Callable[..., Any], caught_by: str) -> None:
