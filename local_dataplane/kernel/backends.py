@@ -12,11 +12,15 @@ from local_dataplane.kernel.iptables_command import (
     IptablesCommand,
     default_backend,
     find_programs,
+    version_of,
     which,
 )
 from local_dataplane.kernel.seam import Backend
 
 AUTO = "auto"
+OLDEST = (1, 6, 2)
+"""iptables-restore takes `-w` since then."""
+
 INSTALL = "install the package iptables (apt-get install iptables)"
 
 # Chains that kubelet makes so that others can tell which backend the node uses.
@@ -54,6 +58,7 @@ def open_iptables(wanted: str = AUTO) -> dict[IPFamily, dict[Backend, IptablesCo
 
     IPv6 is left out where the kernel or ip6tables lacks it. Raises UserError with the remedy."""
     chosen = _choose_v4(wanted)
+    _check_version(find_programs(IPFamily.IPV4)[chosen].restore)
     found: dict[IPFamily, dict[Backend, IptablesCommand]] = {}
     for family in IPFamily:
         if family is IPFamily.IPV6 and not Path("/proc/self/net/if_inet6").exists():
@@ -63,6 +68,16 @@ def open_iptables(wanted: str = AUTO) -> dict[IPFamily, dict[Backend, IptablesCo
             order = [chosen, *(b for b in programs if b is not chosen)]
             found[family] = {b: IptablesCommand(programs[b]) for b in order}
     return found
+
+
+def _check_version(program: str) -> None:
+    version = version_of(program)
+    if version and version < OLDEST:
+        written, oldest = (".".join(map(str, v)) for v in (version, OLDEST))
+        raise UserError(
+            f"{program} is version {written}, and cannot wait for the xtables lock: {oldest} or newer is "
+            "needed"
+        )
 
 
 def every_iptables() -> list[IptablesCommand]:

@@ -16,6 +16,7 @@ from local_dataplane.kernel.seam import Backend, Busy, Refused
 LOCK_WAIT_S = 5
 _PATIENCE_S = 180.0
 _LINE = re.compile(r"\bline:? (\d+)")
+_VERSION = re.compile(r" v(\d+)\.(\d+)\.(\d+)")
 _SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 _BUSY = ("xtables lock", "Resource temporarily unavailable", "Generation")
 
@@ -53,6 +54,16 @@ def default_backend(program: str) -> Backend:
     """What a program without a backend in its name is. Before 1.8 there was legacy only."""
     said = subprocess.run([program, "-V"], capture_output=True, text=True, check=False).stdout
     return Backend.NFT if "nf_tables" in said else Backend.LEGACY
+
+
+def version_of(program: str) -> tuple[int, ...]:
+    """Empty where it does not say."""
+    try:
+        said = subprocess.run([program, "-V"], capture_output=True, text=True, check=False).stdout
+    except OSError:
+        return ()
+    found = _VERSION.search(said)
+    return tuple(int(part) for part in found.groups()) if found else ()
 
 
 class IptablesCommand:

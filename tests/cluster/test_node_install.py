@@ -17,6 +17,7 @@ import yaml
 
 import lbprov
 from lbprov.lab.controlplane import Api, ApiError, ControlPlane, Object
+from lbprov.observe.node_metrics import NODE_DECLARED, SHARED
 
 ROOT = Path(__file__).parents[2]
 INSTALL = [obj for obj in yaml.safe_load_all((ROOT / "deploy/install-node.yaml").read_text()) if obj]
@@ -172,3 +173,29 @@ def test_the_page_for_all_nodes(api: Api, kubectl: Path, admin_kubeconfig: Path,
     do("kubectl delete -k my-node\n")
     assert api.find("ClusterRole.rbac.authorization.k8s.io", NAME) is None
     api.delete("DaemonSet.apps", "kube-proxy", "kube-system")
+
+
+def test_monitoring(kubectl: Path, tmp_path: Path) -> None:
+    """The component changes what is asked for, and its alerts are about metrics that agents tell."""
+    overlay = tmp_path / "overlay"
+    overlay.mkdir()
+    deploy = Path(os.path.relpath(ROOT / "deploy", overlay))
+    (overlay / "kustomization.yaml").write_text(
+        f"resources: [{deploy}/node]\ncomponents: [{deploy}/components/node-monitoring]\n"
+    )
+    done = subprocess.run([kubectl, "kustomize", overlay], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rendered = {obj["kind"]: obj for obj in yaml.safe_load_all(done.stdout)}
+    spec = rendered["DaemonSet"]["spec"]["template"]["spec"]["containers"][0]
+    assert {"name": "LBPROV_METRICS_ADDRESS", "value": ":10264"} in spec["env"]
+    (endpoint,) = rendered["PodMonitor"]["spec"]["podMetricsEndpoints"]
+    assert {p["name"]: p["containerPort"] for p in spec["ports"]}[endpoint["port"]] == 10264
+    labels = rendered["PodMonitor"]["spec"]["selector"]["matchLabels"]
+    assert labels.items() <= template()["metadata"]["labels"].items()
+    names = {d.name + suffix for d in (*NODE_DECLARED, *SHARED) for suffix in ("", "_bucket")}
+    (group,) = rendered["PrometheusRule"]["spec"]["groups"]
+    for rule in group["rules"]:
+        used = re.findall(r"lbprov_\w+", rule["expr"])
+        assert used, rule["alert"]
+        assert set(used) <= names, rule["alert"]
+        assert rule["annotations"].keys() == {"summary", "description"}

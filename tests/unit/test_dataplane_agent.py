@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -28,7 +29,7 @@ from local_dataplane.config import Detect, NodeConfig, NodeFacts, canonical_cidr
 from local_dataplane.flow_keeper import FlowKeeper
 from local_dataplane.iptables.fixed import Table
 from local_dataplane.iptables.ruleset import Ruleset
-from local_dataplane.kernel.backends import Held, choose
+from local_dataplane.kernel.backends import Held, choose, open_iptables
 from local_dataplane.kernel.conntrack import FakeConntrack
 from local_dataplane.kernel.fake_iptables import FakeIptables
 from local_dataplane.kernel.seam import Backend, Busy
@@ -339,6 +340,32 @@ def test_the_choice_of_a_backend(nft: Held, legacy: Held, default: Backend, chos
 def test_what_a_backend_holds() -> None:
     text = "*mangle\n:KUBE-IPTABLES-HINT - [0:0]\nCOMMIT\n*nat\n:LBP-X - [0:0]\n-A LBP-X -j ACCEPT\nCOMMIT\n"
     assert Held.of(text) == Held(True, True, 1)
+
+
+@pytest.mark.parametrize(
+    ("said", "refused"),
+    [
+        pytest.param("iptables-restore v1.4.21", True, id="of long ago"),
+        pytest.param("iptables-restore v1.6.1", True, id="just before"),
+        pytest.param("iptables-restore v1.6.2", False, id="the first"),
+        pytest.param("iptables-restore v1.8.10 (nf_tables)", False, id="of today"),
+        pytest.param("something else", False, id="unknown"),
+    ],
+)
+def test_versions_of_iptables(
+    said: str, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("iptables", "iptables-nft", "iptables-legacy"):
+        for what in ("save", "restore"):
+            program = tmp_path / f"{name}-{what}"
+            program.write_text(f"#!/bin/sh\n[ x$1 != x-V ] || echo '{said}'\n")
+            program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    if refused:
+        with pytest.raises(UserError, match=r"is version 1\.\d\.\d+, and cannot wait .* 1\.6\.2 or newer"):
+            open_iptables("nft")
+    else:
+        assert open_iptables("nft")[V4]
 
 
 # ── flags ──
