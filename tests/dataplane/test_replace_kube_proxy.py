@@ -1,4 +1,5 @@
-"""docs/replace-kube-proxy.md, followed word for word on a node with the real kube-proxy, under traffic."""
+"""docs/replace-kube-proxy.md, followed word for word on a node with the real kube-proxy, under traffic; and
+the Pod that comes in its place, as it is."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lbprov.lab import Lab, NodeHost, Probe, Reply
 from lbprov.lab.controlplane import CONTROL_PLANE, Api, ControlPlane, eventually, programs
@@ -20,6 +22,8 @@ from lbprov.lab.kube_proxy import MODES, KubeProxy, KubeProxySetting
 
 PAGE = (Path(__file__).parents[2] / "docs/replace-kube-proxy.md").read_text()
 MODULE = Path(__file__).parents[1] / "cluster/controlplane"
+INSTALL = Path(__file__).parents[2] / "deploy/install-node.yaml"
+SECRETS = "/run/secrets/kubernetes.io/serviceaccount"
 CHECK_PORT = 32200
 READ = """
 import sys, urllib.request as r, urllib.error as e
@@ -172,6 +176,51 @@ def test_the_page_is_followed_there_and_back(
         assert counted.failures == ()
         assert counted.made > 20
         assert set(counted.by_hostname) == {"web-a", "web-b"}
+
+
+def test_the_daemon_sets_pod_as_it_is(plane: ControlPlane, world: World) -> None:
+    """Its arguments, its variables, its ServiceAccount's files and rights, root with its two capabilities."""
+    objects = [obj for obj in yaml.safe_load_all(INSTALL.read_text()) if obj]
+    (daemon_set,) = [obj for obj in objects if obj["kind"] == "DaemonSet"]
+    for obj in objects:
+        if obj["kind"] != "DaemonSet":
+            plane.admin.apply(obj)
+    node, lab = world.node, world.lab
+    files = plane.pod_files("lbprov-node", "lbprov-node", "pod")
+    node.script(f"mkdir -p {SECRETS}; mount --bind {files} {SECRETS}")
+    (container,) = daemon_set["spec"]["template"]["spec"]["containers"]
+    env = {variable["name"]: variable.get("value", node.name) for variable in container["env"]}
+    host, _, port = plane.server.partition("//")[2].partition(":")
+    env |= {
+        "KUBERNETES_SERVICE_HOST": host,
+        "KUBERNETES_SERVICE_PORT": port,
+        "LBPROV_CLUSTER_CIDR": CLUSTER_CIDRS,
+    }
+    added = "".join(f",+{name.lower()}" for name in container["securityContext"]["capabilities"]["add"])
+    agent = node.popen(
+        [
+            *("setpriv", f"--inh-caps=-all{added}", f"--bounding-set=-all{added}", "--no-new-privs"),
+            *(sys.executable, "-m", "lbprov", *container["args"]),
+        ],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        for probe in ("readinessProbe", "livenessProbe"):
+            get = container[probe]["httpGet"]
+            url = f"http://{get['host']}:{get['port']}{get['path']}"
+            eventually(lambda: node.run([sys.executable, "-c", READ, url], check=False).stdout[:3] == "200")  # noqa: B023
+        assert isinstance(lab.hosts["asker"].http_get(world.vip, 80), Reply)
+        assert isinstance(lab.hosts["client"].http_get(node.ipv4, world.node_port), Reply)
+    finally:
+        agent.terminate()
+        said = agent.communicate(timeout=30)[0]
+        node.run([sys.executable, "-m", "lbprov", "node", "cleanup"])
+        node.script(f"umount {SECRETS}")
+    assert agent.returncode == 0, said
+    assert '"level": "error"' not in said
+    assert '"level": "warning"' not in said, said
 
 
 def _kube_proxys(node: NodeHost) -> list[str]:
