@@ -61,9 +61,11 @@ class Pick:
         rules: list[Rule] = [(*key, Random(self.count, index, self.scope), *send)]
         if self.count > 1:
             # A packet that is under way while a transaction takes effect may have been sent here by what was
-            # and look for a number that is no more. The first one goes last.
-            rules.append((*key, Immediate(number(self.scope), index), *send))
-        return Chain(tuple(rules))
+            # and look for a number that is no more. The first one goes last. (One of one at random, because
+            # nft cannot say a plain number in a key.)
+            rules.append((*key, Random(1, index, self.scope), *send))
+        gone = fixed.REFUSE if self.scope is Scope.ALL else fixed.DROPPING
+        return Chain((*rules, (goto(gone),)))
 
 
 @functools.lru_cache(maxsize=4096)
