@@ -193,6 +193,14 @@ class MotoServer:
 
 def serve(*, strict: bool) -> None:
     """Serve until standard input closes. Prints the port when ready."""
+
+    def end_with_parent() -> None:
+        sys.stdin.read()
+        # No shutdown(): it would wait for connections that clients keep open.
+        os._exit(0)
+
+    # Before anything else: what follows takes seconds, or minutes on a busy machine.
+    threading.Thread(target=end_with_parent, daemon=True).start()
     # moto reads thousands of machine images from disk otherwise, at the first EC2 call.
     os.environ.setdefault("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
@@ -201,13 +209,6 @@ def serve(*, strict: bool) -> None:
     from lbprov.lab.aws.strict import StrictAws
 
     server = make_server(StrictAws(DomainDispatcherApplication(create_backend_app), enforce=strict))
-
-    def end_with_parent() -> None:
-        sys.stdin.read()
-        # No shutdown(): it would wait for connections that clients keep open.
-        os._exit(0)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
     sys.stdout.write(f"{server.server_port}\n")
     sys.stdout.flush()
     server.serve_forever()
