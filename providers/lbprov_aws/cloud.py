@@ -170,6 +170,11 @@ class Cloud:
             answer = (service, operation, code)
             self._count.answers[answer] = self._count.answers.get(answer, 0) + 1
 
+    def is_idle(self, service: str, operation: str) -> bool:
+        """Whether such a call, if it can wait, would be in nobody's way."""
+        family = family_of(self._connect()[service].meta.service_model.service_id.hyphenize(), operation)
+        return family is None or self._pace.is_idle(family)
+
     def calls(self) -> CallCount:
         with self._lock:
             return replace(

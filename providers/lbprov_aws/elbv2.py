@@ -319,6 +319,11 @@ def change_targets(cloud: Cloud, operation: str, group_arn: str, instances: Iter
         cloud.call(ELBV2, operation, TargetGroupArn=group_arn, Targets=[{"Id": i} for i in batch])
 
 
+def is_idle(cloud: Cloud) -> bool:
+    """Whether a write that can wait would be in nobody's way."""
+    return cloud.is_idle(ELBV2, "AddTags")
+
+
 def set_tags(cloud: Cloud, arn: str, set_: Tags) -> None:
     cloud.call(ELBV2, "AddTags", ResourceArns=[arn], Tags=_pairs(set_))
 

@@ -110,6 +110,11 @@ class Bucket:
             self._level -= 1
         return wait_s
 
+    def is_idle(self, now_s: float) -> bool:
+        """Whether half of the burst is left: a call that can wait is in nobody's way."""
+        self._refill(now_s)
+        return self._level >= self._rate.burst / 2
+
     def refused(self, now_s: float) -> None:
         """AWS has no token left for this family, whatever we thought."""
         self._refill(now_s)
@@ -149,6 +154,13 @@ class Pace:
             raise RetryLater(f"calls to AWS ({family}) are held back to stay within its limits", wait_s)
         if wait_s > 0:
             self._sleep_s(wait_s)
+
+    def is_idle(self, family: Family) -> bool:
+        """Whether a call of this family that can wait would be in nobody's way."""
+        if (bucket := self._buckets.get(family)) is None:
+            return True
+        with self._lock:
+            return bucket.is_idle(self._now_s())
 
     def refused(self, family: Family | None) -> None:
         """AWS throttled a call of this family."""

@@ -58,14 +58,17 @@ class SealBook:
 
     def seal(self, desired: LoadBalancer, observed: Observed) -> None:
         """At the first look, and when what we wrote since has become all that is wanted: one write, if the
-        seal says something else. What changed nothing on AWS is worth no call."""
+        seal says something else. What changed nothing on AWS is worth no call, and while calls queue up for
+        their turn it can wait until the next look."""
         live = observed.load_balancer
         if not self._recheck_s or live is None:
             return
         last_write = self._inventory.last_write(desired.owner)
         with self._lock:
             settled = self._settled.get(desired.owner, -1)
-        if last_write <= settled or not seals.is_settled(desired, observed):
+        if last_write <= settled or not elbv2.is_idle(self._cloud):
+            return
+        if not seals.is_settled(desired, observed):
             return
         if (digest := seals.digest(desired, observed)) != seals.mark(observed):
             self._write(desired.owner, live, digest)

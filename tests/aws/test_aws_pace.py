@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import heapq
+import math
+import random
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lbprov.api import RetryLater
 from lbprov.lab.aws.call import Call
-from lbprov.lab.aws.rates import limit_of
+from lbprov.lab.aws.rates import Rates, limit_of
 from lbprov_aws import elbv2, pace
 from lbprov_aws.cloud import Cloud
 from lbprov_aws.config import OPTIONS
@@ -63,6 +67,12 @@ def test_burst_then_rate() -> None:
     assert bucket.take(10, 60) == 0
 
 
+def test_idle_while_half_of_the_burst_is_left() -> None:
+    bucket = Bucket(Rate(per_s=1, burst=4), now_s=0)
+    assert [(bucket.is_idle(0), bucket.take(0, 60))[0] for _ in range(5)] == [True, True, True, False, False]
+    assert bucket.is_idle(3)
+
+
 def test_what_would_take_too_long_is_not_promised() -> None:
     bucket = Bucket(Rate(per_s=1, burst=1), now_s=0)
     assert bucket.take(0, 2) == 0
@@ -89,6 +99,7 @@ def test_refusal_halves_the_rate_and_it_grows_back() -> None:
     assert bucket.per_s(400) > 0.4, "it never stops"
 
 
+@settings(deadline=None)  # it is about numbers, not about this machine
 @given(
     st.lists(st.tuples(st.floats(0, 5), st.booleans()), max_size=80),
     st.floats(0.1, 50),
@@ -223,6 +234,17 @@ def throttled(server: MotoServer) -> int:
     return sum(request["code"] in codes for request in server.requests())
 
 
+class RealTime:
+    """For a `Lab` whose time goes on by itself."""
+
+    @property
+    def now(self) -> float:
+        return time.monotonic()
+
+    def __call__(self) -> float:
+        return self.now
+
+
 @pytest.mark.parametrize(
     ("services", "speed"),
     [
@@ -234,12 +256,11 @@ def test_many_services_at_once_are_never_throttled(lab: Lab, services: int, spee
     """AWS's limits and ours, with time going `speed` times as fast for both."""
     lab.server.quotas(load_balancers=services)
     lab.options["api-rates"] = hurried(speed)
-    lab.clock = time.monotonic  # type: ignore[assignment]
+    lab.clock = RealTime()  # type: ignore[assignment]
     lab.restart()
     lab.server.limit_rates(speed)
     assert create(lab, services) == []
     assert throttled(lab.server) == 0
-    assert lab.provider.calls().waited_s["elbv2-mutate"] > 0, "it was our buckets that prevented it"
     lab.server.limit_rates(0)
     assert len(lab.world.load_balancers()) == services
 
@@ -247,11 +268,68 @@ def test_many_services_at_once_are_never_throttled(lab: Lab, services: int, spee
 def test_without_our_buckets_they_are_and_it_converges(lab: Lab, impatient_sdk: None) -> None:
     lab.options["api-rates"] = "off"
     lab.restart()
-    lab.server.limit_rates(5)
-    create(lab, 12)
+    lab.server.limit_rates(1e-6)  # no token comes back
+    late = []
+    for number in range(12):
+        try:
+            lab.reconcile(lab.desired(f"web-{number}"))
+        except RetryLater as later:
+            late.append(later)
+    assert late
     assert throttled(lab.server) > 0
     lab.server.limit_rates(0)
+    for number in range(12):
+        lab.reconcile(lab.desired(f"web-{number}"))
     assert len(lab.world.load_balancers()) == 12
+
+
+CREATION = (
+    ("ec2", "CreateSecurityGroup"),
+    ("ec2", "AuthorizeSecurityGroupIngress"),
+    ("elasticloadbalancing", "CreateLoadBalancer"),
+    ("elasticloadbalancing", "CreateTargetGroup"),
+    ("elasticloadbalancing", "DescribeTags"),
+    ("elasticloadbalancing", "RegisterTargets"),
+    ("elasticloadbalancing", "CreateListener"),
+)
+
+
+def simulate(services: int, rates: Mapping[Family, Rate], longest_s: float) -> tuple[float, int]:
+    """Services made by several workers, in simulated time: (how long it took, how many calls AWS refused).
+    Every call takes another time, up to `longest_s`; one that is refused is made again at once."""
+    dice, aws = random.Random(7), Rates()
+    aws.enforce(1)
+    buckets = {family: Bucket(rate, 0.0) for family, rate in rates.items()}
+    left, refused, now_s = services * len(CREATION), 0, 0.0
+    # (when, the worker, what it does then: None: ask for its turn; otherwise the call that arrives)
+    events: list[tuple[float, int, Call | None]] = [(0.0, worker, None) for worker in range(WORKERS)]
+    while events:
+        now_s, worker, call = heapq.heappop(events)
+        if call is not None:
+            again = aws.refusal(call, now_s) is not None
+            refused += again
+            left += again
+            heapq.heappush(events, (now_s, worker, None))
+        elif left > 0:
+            left -= 1
+            service, operation = CREATION[left % len(CREATION)]
+            bucket = buckets.get(family_of(SERVICE_IDS[service], operation))  # type: ignore[arg-type]
+            wait_s = bucket.take(now_s, math.inf) if bucket else 0.0
+            arrives_s = now_s + wait_s + dice.uniform(0.0, longest_s)
+            heapq.heappush(events, (arrives_s, worker, Call(service, operation, "eu-west-1")))
+    return now_s, refused
+
+
+@pytest.mark.parametrize("longest_s", [0.05, 1.0, 5.0])
+def test_a_thousand_services_in_simulated_time(longest_s: float) -> None:
+    took_s, refused = simulate(1000, DEFAULTS, longest_s)
+    assert refused == 0
+    assert took_s < 1.1 * max(3 * 1000 / DEFAULTS[Family.ELBV2_MUTATE].per_s, 7000 * longest_s / 2 / WORKERS)
+
+
+def test_a_thousand_services_without_buckets_in_simulated_time() -> None:
+    _, refused = simulate(1000, {}, 0.05)
+    assert refused > 1000
 
 
 def test_others_in_the_account_make_us_slower(lab: Lab, impatient_sdk: None) -> None:

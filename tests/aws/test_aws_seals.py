@@ -187,6 +187,17 @@ def test_without_the_permission_all_goes_on(lab: Lab, restart: Callable[[], None
     assert lab.reconcile(lab.desired(nodes=["node-2"])).calls["DescribeTargetHealth"] == 1
 
 
+def test_it_waits_where_calls_queue_up(lab: Lab, restart: Callable[[], None]) -> None:
+    """A thousand Services that get a node at once are served first."""
+    lab.options["api-rates"] = "elbv2-mutate=0.01:5"
+    restart()
+    assert "AddTags" not in lab.reconcile(lab.desired()).calls
+    assert lab.reconcile(lab.desired()).calls == {}
+    lab.clock.now += 100
+    assert lab.reconcile(lab.desired()).calls == {"AddTags": 1}
+    assert lab.reconcile(lab.desired()).calls == {}
+
+
 def test_what_only_a_look_tells_is_not_sealed(lab: Lab, restart: Callable[[], None]) -> None:
     """A listener that somebody added is said as long as it is there."""
     lab.reconcile(lab.desired())
