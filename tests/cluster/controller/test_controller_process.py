@@ -223,7 +223,7 @@ def test_logs_are_json_and_hold_no_secrets(api: Api, aws: Any, controller_kubeco
     ("flags", "said"),
     [
         pytest.param(("--provider", "nowhere"), "installed: ", id="no-such-provider"),
-        pytest.param(("--provider", "metal"), "no provider 'metal'; installed: aws", id="not-in-this-release"),
+        pytest.param(("--provider", "metal"), "no provider 'metal'", id="not-in-this-release"),
         pytest.param(("--kubeconfig", "/nonexistent"), "/nonexistent", id="no-such-kubeconfig"),
         pytest.param(("--context", "nowhere"), "nowhere", id="no-such-context"),
         pytest.param(("--provider-option", "a=b"), "has no option 'a'", id="no-such-option"),

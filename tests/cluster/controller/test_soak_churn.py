@@ -18,6 +18,8 @@ from lbprov.lab.controlplane.objects import add_node, service
 from lbprov.testing.memory_world import MemoryWorld
 
 Ports = dict[str, int]
+UNHURRIED = ("--provider-option", "api-rates=off")
+"""The lab's AWS has no limits here; with AWS's own the hours would be waited out."""
 
 
 @dataclass
@@ -166,7 +168,8 @@ def test_killed_amid_churn_on_aws(
     for name, provider_id in aws.provider_ids.items():
         add_node(api, name, provider_id=provider_id, zone=aws.node_zones[name])
     churn = Churn(api, "lbprov.io/aws", random.Random(services + 1), services)
-    controller = run(provider="aws").wait_ready()
+    aws.server.quotas(load_balancers=10 * services)
+    controller = run(*UNHURRIED, provider="aws").wait_ready()
     churn_and_kill(churn, controller, kills, actions)
     began_s = time.monotonic()
     eventually(churn.settled, 900, every_s=1.0)

@@ -245,7 +245,8 @@ def test_in_memory(api: Api, beside: Api, world: MemoryWorld, run: Any, figures:
 def test_on_aws(api: Api, beside: Api, aws: AwsWorld, run: Any, figures: Any, count: int) -> None:
     for name, provider_id in aws.provider_ids.items():
         add_node(api, name, provider_id=provider_id, zone=aws.node_zones[name])
-    controller = run(provider="aws").wait_ready()
+    aws.server.quotas(load_balancers=2 * BATCH)
+    controller = run("--provider-option", "api-rates=off", provider="aws").wait_ready()
     figure, ends = besiege(api, beside, controller, "lbprov.io/aws", count, seed=count)
     figures(f"aws: {figure}")
     assert set(ends) == {"EnsuredLoadBalancer", "SyncLoadBalancerFailed"}
