@@ -301,7 +301,7 @@ def test_events_as_kubectl_describe_looks_for_them(api: Api, cluster: ApiCluster
     other = events["SyncLoadBalancerFailed"]
     assert other["type"] == "Warning"
     assert len(other["message"].encode()) <= 1024
-    assert other["message"].endswith("…")
+    assert "…" in other["message"]
     assert cluster.events_dropped == 0
 
 
