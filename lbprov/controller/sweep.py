@@ -186,6 +186,6 @@ class Sweep:
 
 
 def _held(plan: Plan) -> tuple[Held, ...]:
-    return tuple(
-        Held(step.kind, step.name, step.id, step.since) for step in plan.steps if step.action is Action.DELETE
-    )
+    """What is to be deleted; or what is to be changed first, before it can be."""
+    deletions = [step for step in plan.steps if step.action is Action.DELETE]
+    return tuple(Held(step.kind, step.name, step.id, step.since) for step in deletions or plan.steps)

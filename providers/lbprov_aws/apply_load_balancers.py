@@ -101,6 +101,7 @@ def delete_load_balancer(hands: Hands, body: writes.DeleteLoadBalancer) -> None:
             f"load balancer {balancer.name} is protected against deletion: turn its attribute "
             "deletion_protection.enabled off, and it will be deleted",
             retryable=False,
+            reason="DeletionProtected",
         ) from refusal
     hands.addresses.released(tuple(zone.allocation_id for zone in balancer.zones))
     hands.inventory.drop(body.arn)

@@ -42,6 +42,13 @@ REASONS = (
         "any more: source ranges are not enforced by it.",
     ),
     ReasonDoc(
+        "DeletionProtected",
+        _W,
+        "",
+        "The load balancer should go, and its attribute `deletion_protection.enabled` is on. The Service "
+        "stays until that is turned off: it is looked at every five minutes.",
+    ),
+    ReasonDoc(
         "ReplacingLoadBalancer",
         _N,
         "Replacement",

@@ -332,3 +332,24 @@ def test_plan_shows_it(lab: Lab, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     (answer,) = json.loads(done.stdout)["services"]
     assert answer["ingress"] == [{"hostname": made.dns_name.lower()}]
+
+
+def test_gc_of_a_takeover_that_was_broken_off(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its Service is gone: what is marked already, and what belongs to it and is not marked yet."""
+    load_balancer_controller(lab)
+    desk = Desk(lab, annotations=TAKE_OVER)
+    with monkeypatch.context() as patch:
+        patch.setattr(Cloud, "call", dying_at(2, "after"))
+        with pytest.raises(Killed):
+            desk.settle()
+    where = ["--provider", "aws", "-f", str(tmp_path), "--cluster-name", CLUSTER, "--force", "-o", "json"]
+    told = CliRunner().invoke(main, ["gc", *where])
+    assert told.exit_code == 0, told.output
+    (orphan,) = json.loads(told.stdout)["orphans"]
+    assert (orphan["name"], orphan["fate"]) == ("web", "kept")
+    assert orphan["resources"]
+    done = CliRunner().invoke(main, ["gc", *where, "--delete"])
+    assert done.exit_code == 0, done.output
+    assert [line for line in lab.world.leftovers() if "k8s-traffic-lab" not in line] == []

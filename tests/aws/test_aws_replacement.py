@@ -388,3 +388,37 @@ def test_killed_while_an_address_moves(moved: Desk, monkeypatch: pytest.MonkeyPa
     moved.cluster.delete(KEY)
     moved.settle()
     assert moved.lab.world.leftovers() == ()
+
+
+EIPS = "service.beta.kubernetes.io/aws-load-balancer-eip-allocations"
+
+
+def test_other_addresses_of_a_list(lab: Lab) -> None:
+    """One per zone; the retired one keeps those that it has."""
+    ids = [lab.world.allocate_address(f"203.0.113.{n}") for n in range(10, 16)]
+    before, after = ",".join(ids[:3]), ",".join(ids[3:])
+    desk = Desk(lab, annotations={**SEAMLESS, EIPS: before})
+    desk.settle()
+    desk.change(annotations={EIPS: after})
+    until_switched(desk)
+    assert len(lab.world.load_balancers()) == 2
+    desk.cluster.nodes = desk.cluster.nodes[:2]
+    desk.reconcile()
+    assert all(len(x.targets) == 2 for b in lab.world.load_balancers() for x in b.listeners)
+    desk.settle()
+    (balancer,) = lab.world.load_balancers()
+    assert balancer.addresses == ("203.0.113.13", "203.0.113.14", "203.0.113.15")
+
+
+def test_as_a_controller_that_seals(lab: Lab) -> None:
+    lab.recheck_s = 600.0
+    desk = Desk(lab, annotations={**SEAMLESS, **PUBLIC})
+    desk.settle()
+    desk.change(annotations=INTERNAL)
+    until_switched(desk)
+    desk.restart()
+    desk.settle()
+    assert schemes(lab) == ["internal"]
+    desk.restart()
+    assert desk.reconcile().result is Result.UNCHANGED
+    assert lab.provider.calls().write == 0

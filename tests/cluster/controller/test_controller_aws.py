@@ -198,10 +198,31 @@ def test_what_somebody_changed_in_aws_is_mended_without_any_event(api: Api, aws:
     (listener,) = aws.elbv2.describe_listeners(LoadBalancerArn=arn)["Listeners"]
     aws.elbv2.delete_listener(ListenerArn=listener["ListenerArn"])
     eventually(lambda: scene.balancer().listeners == before.listeners)
+    eventually(lambda: "DriftRepaired" in scene.reasons())
     (group,) = aws.elbv2.describe_target_groups(LoadBalancerArn=arn)["TargetGroups"]
     gone = aws.instance_id("node-1")
     aws.elbv2.deregister_targets(TargetGroupArn=group["TargetGroupArn"], Targets=[{"Id": gone}])
     eventually(lambda: scene.balancer().listeners == before.listeners)
+
+
+def test_a_load_balancer_is_replaced_while_the_service_is_served(api: Api, aws: AwsWorld, run: Any) -> None:
+    for name, provider_id in aws.provider_ids.items():
+        add_node(api, name, provider_id=provider_id, zone=aws.node_zones[name])
+    drain = ("--provider-option", "replace-drain-seconds=3")
+    scene = Scene(api, aws, run(*drain, provider="aws").wait_ready())
+    scene.make()
+    old = scene.balancer()
+    wishes = {"lbprov.io/scheme": "internal", "lbprov.io/replace": "seamless"}
+    api.patch("Service", "web", {"metadata": {"annotations": wishes}})
+    eventually(lambda: scene.status() not in ([], [{"hostname": old.dns_name}]))
+    eventually(lambda: [b.scheme for b in aws.load_balancers()] == ["internal"])
+    (new,) = aws.load_balancers()
+    eventually(lambda: scene.status() == [{"hostname": new.dns_name.lower()}])
+    eventually(lambda: "Replacement" not in scene.conditions())
+    assert scene.conditions()["Ready"]["status"] == "True"
+    assert "ReplacingLoadBalancer" in scene.reasons()
+    api.delete("Service", "web")
+    eventually(lambda: aws.leftovers() == ())
 
 
 def test_another_clusters_load_balancers_are_not_ours(scene: Scene, run: Any, api: Api) -> None:
