@@ -215,14 +215,19 @@ def test_a_load_balancer_is_replaced_while_the_service_is_served(api: Api, aws: 
     wishes = {"lbprov.io/scheme": "internal", "lbprov.io/replace": "seamless"}
     api.patch("Service", "web", {"metadata": {"annotations": wishes}})
     eventually(lambda: scene.status() not in ([], [{"hostname": old.dns_name}]))
-    eventually(lambda: [b.scheme for b in aws.load_balancers()] == ["internal"])
+
+    def schemes() -> list[str]:
+        return [b["Scheme"] for b in aws.elbv2.describe_load_balancers()["LoadBalancers"]]
+
+    eventually(lambda: schemes() == ["internal"])
     (new,) = aws.load_balancers()
     eventually(lambda: scene.status() == [{"hostname": new.dns_name.lower()}])
     eventually(lambda: "Replacement" not in scene.conditions())
     assert scene.conditions()["Ready"]["status"] == "True"
     assert "ReplacingLoadBalancer" in scene.reasons()
     api.delete("Service", "web")
-    eventually(lambda: aws.leftovers() == ())
+    eventually(lambda: api.find("Service", "web") is None)
+    assert aws.leftovers() == ()
 
 
 def test_another_clusters_load_balancers_are_not_ours(scene: Scene, run: Any, api: Api) -> None:
