@@ -290,7 +290,8 @@ class Agent:
         for program in self.programs.values():
             for frontend, won, lost in program.table.conflicts():
                 sentence = f"{_text(frontend)} is claimed twice: {won.key} has it, {lost.key} does not"
-                if self._tell(sentence):
+                # Every node sees it; those where the Service has an endpoint tell the cluster.
+                if self._tell(sentence) and program.table.states[lost.key].choice.local:
                     self.observer.conflict(lost.key, sentence)
 
     def _tell(self, warning: str) -> bool:

@@ -29,6 +29,7 @@ from local_dataplane.table import PROXY_NAME_LABEL
 
 log = logging.getLogger("local_dataplane")
 
+KINDS = ("Service", "EndpointSlice", "Node")  # as `ApiSource.reflectors`
 SERVICES = dataclasses.replace(
     kinds.SERVICES,
     decode=lambda raw: lean_service(kinds.SERVICES.decode(raw)),
@@ -128,6 +129,10 @@ class ApiSource:
     @property
     def is_synced(self) -> bool:
         return all(r.synced.is_set() for r in self.reflectors)
+
+    def missing(self) -> str:
+        waited_for = [k for k, r in zip(KINDS, self.reflectors, strict=True) if not r.synced.is_set()]
+        return f"{self.name} has not listed all {' and '.join(waited_for)} objects yet" if waited_for else ""
 
     @property
     def pending_since_s(self) -> float | None:
@@ -247,6 +252,6 @@ class ApiSource:
         return Backing(service, tuple(s for _, s in sorted(self._by_service.get(key, {}).items())))
 
     def _problems(self) -> Iterable[Problem]:
-        for what, reflector in zip(("Service", "EndpointSlice", "Node"), self.reflectors, strict=True):
+        for what, reflector in zip(KINDS, self.reflectors, strict=True):
             for key, why in reflector.problems().items():
                 yield Problem("", f"{what} {key}", "", why)

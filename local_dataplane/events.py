@@ -26,7 +26,7 @@ EXPLAINED: dict[str, tuple[Severity, str]] = {
     Reason.CLAIMED_TWICE: (
         Severity.WARNING,
         "Another Service has the same address and port, and goes before this one. Give one of them another "
-        "`spec.externalIPs`, or another port.",
+        "`spec.externalIPs`, or another port. Nodes where this Service has an endpoint tell it.",
     ),
     Reason.NO_HEALTH_CHECK: (
         Severity.WARNING,

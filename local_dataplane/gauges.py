@@ -9,10 +9,8 @@ from lbprov.observe import metrics as shared
 from lbprov.observe import node_metrics as own
 from lbprov.observe.metrics import Sample
 from local_dataplane.agent import Agent
-from local_dataplane.api_source import ApiSource
+from local_dataplane.api_source import KINDS, ApiSource
 from local_dataplane.monitor import ApiTeller, Monitor
-
-KINDS = ("Service", "EndpointSlice", "Node")  # as `ApiSource.reflectors`
 
 
 def attach(monitor: Monitor) -> None:

@@ -155,7 +155,7 @@ class Monitor(Observer):
         if path == "/livez":
             return livez(self.health())
         if path == "/readyz":
-            missing = "" if self._updated else "not everything has been applied once yet"
+            missing = "" if self._updated else self._awaited()
             return Answer(503 if missing else 200, f"{missing or 'ok'}\n".encode())
         if path == "/metrics":
             body, content_type = self.metrics.exposition(accept)
@@ -163,6 +163,9 @@ class Monitor(Observer):
         if path == "/status":
             return Answer(200, json.dumps(self.status()).encode(), "application/json")
         return Answer(404, b"There are /healthz, /livez, /readyz, /metrics and /status.\n")
+
+    def _awaited(self) -> str:
+        return self.agent.source.missing() or "not everything has been applied once yet"
 
     def health(self) -> Health:
         now_s = self.now_s()
@@ -196,6 +199,7 @@ class Monitor(Observer):
             "takes_new_traffic": takes_traffic(self.agent.node),
             "services": self.agent.builder.service_count,
             "left_out": left_out,
+            "awaited": "" if self._updated else self._awaited(),
             "warnings": self.agent.warnings(),
         }
 

@@ -64,6 +64,9 @@ class Source(typing.Protocol):
     @property
     def name(self) -> str: ...
 
+    def missing(self) -> str:
+        """What has not been read yet, and is waited for; empty: nothing."""
+
     def take(self) -> Changes | None:
         """What has changed since the last time; at first, everything. None: not everything is known yet, so
         nothing may be written. Raises `UserError`, `RetryLater`."""
@@ -92,6 +95,9 @@ class FolderSource:
         self._folder = folder
         self._fingerprint = ""
         self._learned_s: float | None = None
+
+    def missing(self) -> str:
+        return ""
 
     def take(self) -> Changes:
         self._fingerprint = self._folder.fingerprint()

@@ -92,6 +92,8 @@ def _about(agent: dict[str, Any]) -> Iterator[str]:
     )
     applied = ", ".join(f"{family} {at}" for family, at in agent["applied"].items())
     yield f"last applied: {applied or 'nothing yet'}; {agent['services']} Services are forwarded"
+    if agent["awaited"]:
+        yield f"WAITING: {agent['awaited']}; what was forwarded before still is"
     if not agent["healthy"]:
         yield "NOT HEALTHY: changes have been waiting for more than a minute; the agent's log says why"
     if not agent["takes_new_traffic"]:

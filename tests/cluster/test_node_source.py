@@ -245,7 +245,11 @@ def test_an_outage_changes_nothing_and_is_caught_up_with(
     web = made(api, "web", "10.244.1.2")
     relay.break_down(Fault("refuse", 503))
     one = node(kubeconfig=kubeconfig)
-    late = node(one.kernel, kubeconfig=kubeconfig)
+    late = node(one.kernel, kubeconfig=kubeconfig, report=True)
+    assert late.monitor is not None
+    said = late.monitor.respond("/readyz", "")
+    assert said.status == 503
+    assert b"has not listed all Service and EndpointSlice and Node objects yet" in said.body
     time.sleep(0.5)  # time enough to do it wrong
     assert one.kernel.tables == FakeIptables(V4).tables, "nothing is written before all is known"
     late.stop()

@@ -67,37 +67,44 @@ def _client(asking: Host, ip: str = VIP, port: int = 80) -> str:
     return answer.client
 
 
-@pytest.mark.parametrize("backend", ["nft", "legacy"])
+MODES = [
+    pytest.param(("--iptables-backend", "nft"), id="iptables-nft"),
+    pytest.param(("--iptables-backend", "legacy"), id="iptables-legacy"),
+    pytest.param(("--mode", "nftables"), id="nftables"),
+]
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_pods_are_told_by_their_interfaces(
-    two_nodes: tuple[Lab, NodeHost, NodeHost], agent: Callable[..., NodeHost], backend: str
+    two_nodes: tuple[Lab, NodeHost, NodeHost], agent: Callable[..., NodeHost], mode: tuple[str, ...]
 ) -> None:
     lab, *_ = two_nodes
     node = agent(
-        "--detect-local", "interface-name-prefix", "--pod-interface-name-prefix", "pod",
-        "--iptables-backend", backend,
+        "--detect-local", "interface-name-prefix", "--pod-interface-name-prefix", "pod", *mode,
     )  # fmt: skip
     assert _client(lab.hosts["ask-1"]) == lab.hosts["ask-1"].ipv4
     assert _client(lab.hosts["client-1"]) == node.ipv4
     assert _client(node) == node.ipv4
-    agent("--detect-local", "none", "--iptables-backend", backend)
+    agent("--detect-local", "none", *mode)
     # Nobody is masqueraded, so the answer goes past node-1, and the client knows nobody there.
     assert isinstance(lab.hosts["client-1"].http_get(VIP, 80, timeout_s=1), TimedOut)
 
 
+@pytest.mark.parametrize("mode", ["iptables", "nftables"])
 def test_nodeports_on_localhost_and_the_guard(
-    two_nodes: tuple[Lab, NodeHost, NodeHost], agent: Callable[..., NodeHost]
+    two_nodes: tuple[Lab, NodeHost, NodeHost], agent: Callable[..., NodeHost], mode: str
 ) -> None:
     """An intruder on the LAN sends packets to 127.0.0.1 by way of the node."""
     lab, *_ = two_nodes
-    node = agent()
+    node = agent("--mode", mode)
     assert isinstance(node.http_get("127.0.0.1", NODE_PORT), Refused), "off unless asked for"
     assert _route_localnet(node) == "0"
-    agent("--localhost-nodeports")
+    agent("--mode", mode, "--localhost-nodeports")
     assert _route_localnet(node) == "1"
     assert _client(node, "127.0.0.1", NODE_PORT) == node.ipv4
 
-    node.serve(http=8631)
-    intruder = lab.add_client("intruder")
+    listening = node.serve(http=8631)
+    intruder = lab.add_client(f"intruder-{mode}")
     intruder.script(
         "ip address del 127.0.0.1/8 dev lo; echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet\n"
         f"ip route add 127.0.0.0/8 via {node.ipv4}\n"
@@ -106,10 +113,13 @@ def test_nodeports_on_localhost_and_the_guard(
     assert isinstance(intruder.http_get("127.0.0.1", 8631, timeout_s=1), TimedOut)
     assert isinstance(intruder.http_get("127.0.0.1", NODE_PORT, timeout_s=1), TimedOut)
     assert isinstance(node.http_get("127.0.0.1", 8631), Reply), "the node's own programs are let in"
-    agent()
+    agent("--mode", mode)
     assert _route_localnet(node) == "0", "closed before the guard goes"
     node.script("echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet")
     assert isinstance(intruder.http_get("127.0.0.1", 8631), Reply), "what the guard is for"
+    node.script("echo 0 > /proc/sys/net/ipv4/conf/all/route_localnet")
+    listening.kill()
+    listening.collect()
 
 
 def _route_localnet(node: Host) -> str:

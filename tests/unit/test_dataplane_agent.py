@@ -73,6 +73,9 @@ class Script:
     waits_for_node = False
     name = "script"
 
+    def missing(self) -> str:
+        return ""
+
     def take(self) -> Changes:
         if isinstance(self.now, Exception):
             error, self.now = self.now, self.left.pop(0)

@@ -52,7 +52,7 @@ NODE = Node("node-1")
 WEB, API = ObjectKey("shop", "web"), ObjectKey("shop", "api")
 
 
-def _backing(key: ObjectKey, number: int, external: str = "") -> Backing:
+def _backing(key: ObjectKey, number: int, external: str = "", node: str = "node-2") -> Backing:
     service = Service(
         key,
         f"uid-{number}",
@@ -60,13 +60,16 @@ def _backing(key: ObjectKey, number: int, external: str = "") -> Backing:
         cluster_ips=(f"10.96.0.{number}",),
         external_ips=(external,) if external else (),
     )
-    endpoint = Endpoint((f"10.244.1.{number}",), node_name="node-2")
+    endpoint = Endpoint((f"10.244.1.{number}",), node_name=node)
     return Backing(service, (EndpointSlice(key, key.name, V4, (EndpointPort(8080),), (endpoint,)),))
 
 
 class NoSource:
     name = "nowhere"
     waits_for_node = True
+
+    def missing(self) -> str:
+        return ""
 
     def take(self) -> Changes | None:
         raise UserError("never asked")
@@ -190,8 +193,15 @@ def test_a_refused_service_that_goes_is_no_news(bench: Bench) -> None:
     assert bench.status()["left_out"] == []
 
 
-def test_an_address_that_is_claimed_twice(bench: Bench) -> None:
+def test_an_address_that_is_claimed_twice(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    twice = "203.0.113.1 80/TCP is claimed twice: shop/api has it, shop/web does not"
     bench.apply(_backing(WEB, 1, "203.0.113.1"), _backing(API, 2, "203.0.113.1"))
+    assert caplog.text.count(twice) == 1
+    assert bench.listener.services == [], "a thousand nodes see it, and few should tell"
+
+
+def test_a_node_with_an_endpoint_tells(bench: Bench) -> None:
+    bench.apply(_backing(WEB, 1, "203.0.113.1", "node-1"), _backing(API, 2, "203.0.113.1"))
     ((key, _, event),) = bench.listener.services
     assert (key, event.reason) == (WEB, "AddressClaimedTwice")
     assert "203.0.113.1 80/TCP is claimed twice: shop/api has it, shop/web does not" in event.message
