@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from lbprov.cli.main import main
 from lbprov.lab.controlplane import Api, ControlPlane, Fault, Object, Relay, eventually
-from lbprov.lab.controlplane.objects import add_node, service
+from lbprov.lab.controlplane.objects import add_node, add_pod, service
 from lbprov.model import Event, IPFamily, ObjectKey, Severity
 from local_dataplane.agent import Agent
 from local_dataplane.api_source import ApiSource
@@ -355,3 +357,23 @@ def test_the_node_is_drained(api: Api, node: Callable[..., NodeUnderTest]) -> No
     assert respond("/livez", "").status == 200
     api.patch("Node", "node-1", {"spec": {"taints": None}})
     eventually(lambda: respond("/healthz", "").status == 200)
+
+
+def test_explain_reads_the_api_server(api: Api, admin_kubeconfig: Path) -> None:
+    add_node(api, "node-1", ips=["192.0.2.11"])
+    add_node(api, "node-2", ips=["192.0.2.12"])
+    add_pod(api, "asker", node="node-2", ips=["10.244.2.9"])
+    made(api, "web", "10.244.2.2")
+    api.patch("Service", "web", {"spec": {"internalTrafficPolicy": "Local"}})
+
+    def explained(*flags: str) -> str:
+        arguments = ["explain", f"{api.namespace}/web", "--kubeconfig", str(admin_kubeconfig), *flags]
+        done = CliRunner().invoke(main, arguments)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    said = explained("--from", f"{api.namespace}/asker")
+    assert "by the rules of node node-2" in said
+    assert f"from Pod {api.namespace}/asker (10.244.2.9):\n    100% 10.244.2.2:8080" in said
+    said = explained("--from", "10.244.1.9", "--node", "node-1")
+    assert "dropped: internalTrafficPolicy is Local, and none of the endpoints is on node node-1" in said
