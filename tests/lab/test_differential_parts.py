@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lbprov.lab.differential import cases, generate
-from lbprov.lab.differential.asking import Ask, Outcome, asks, held_asks, moves, stuck, thinned
+from lbprov.lab.differential.asking import Ask, Outcome, asks, held_asks, moves, probe, stuck, thinned
 from lbprov.lab.differential.case import Case, Ep, State
 from lbprov.lab.differential.compare import Comparer
 from lbprov.lab.differential.differences import DIFFERENCES, Question, find
 
+DOCS = Path(__file__).parents[2] / "docs/dataplane.md"
 PLAIN = Case("plain", (State((Ep("web-1a"),)),))
 MOVING = Case("moving", (State((Ep("web-1a"),)), State((Ep("web-2a"),))))
 ANSWERED = frozenset({"web-1a sees 10.244.1.5"})
@@ -141,6 +143,17 @@ def test_no_flow_is_held_with_affinity_or_without_a_change() -> None:
     assert not list(held_asks(replace(MOVING, states=sticky), 1))
 
 
-def test_accepted_differences_say_why() -> None:
+def test_health_ports_are_asked_where_load_balancers_look() -> None:
+    local = Case("local", (cases.LOCAL,), 3)
+    asked = [ask for ask in asks(local, 0) if ask.way == "healthPort"]
+    assert {ask.vantage for ask in asked} == {"node-1", "client"}
+    assert {probe(ask, {"4": "192.0.2.11", "6": "2001:db8:1::11"}).port for ask in asked} == {
+        local.health_port
+    }
+
+
+def test_accepted_differences_say_why_and_are_documented() -> None:
+    told = " ".join(DOCS.read_text().split())
+    assert [d.name for d in DIFFERENCES if f"- **{d.name}**: {d.reason}." not in told] == []
     assert len({d.name for d in DIFFERENCES}) == len(DIFFERENCES)
     assert all(len(d.reason) > 30 for d in DIFFERENCES)

@@ -18,7 +18,7 @@ from lbprov.lab.differential.case import Case
 from lbprov.lab.differential.compare import Comparer, Comparison, Finding, by_case
 from lbprov.lab.differential.differences import DIFFERENCES
 from lbprov.lab.differential.session import opened, shrunk
-from lbprov.lab.differential.world import OURS, THEIRS
+from lbprov.lab.differential.world import OURS, THEIRS, VARIANTS
 from lbprov.model import UserError
 
 _AT_ONCE = 100
@@ -33,7 +33,9 @@ def main() -> int:
         names = [*THEIRS, *arguments.modes.split(",")]
         with (
             ControlPlane.open(arguments.module, _say) as plane,
-            opened(plane, found["kube-proxy"], names, _say, thin=arguments.thin) as comparer,
+            opened(
+                plane, found["kube-proxy"], names, _say, thin=arguments.thin, variant=arguments.variant
+            ) as comparer,
         ):
             return _run(comparer, arguments)
     except UserError as error:
@@ -47,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=1, help="what the random cases depend on")
     parser.add_argument("--only", default="", help="names of cases, separated by commas: only these")
     parser.add_argument("--modes", default=",".join(OURS), help="which of ours (%(default)s)")
+    parser.add_argument("--variant", choices=sorted(VARIANTS), default="default", help="of all proxies")
     parser.add_argument("--thin", action="store_true", help="a quarter of the questions")
     parser.add_argument(
         "--module", type=Path, default=Path("tests/cluster/controlplane"), help="the Go module"

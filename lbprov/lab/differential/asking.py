@@ -20,7 +20,7 @@ HELD_FLOWS = 4
 
 _FIRST_SOURCE_PORT = 40000
 _HOLDERS = ("ask-1", "node-1", CLIENT)
-_SIDE_WAYS = ("otherPort", "nodePort-gateway", "nodePort-loopback")
+_SIDE_WAYS = ("healthPort", "otherPort", "nodePort-gateway", "nodePort-loopback")
 
 Outcome = frozenset[str]
 """What several tries of one question came to: `web-1a sees 10.244.1.4`, `refused`, `dropped` …"""
@@ -50,6 +50,8 @@ def asks(case: Case, phase: int) -> Iterator[Ask]:
             if protocol == "SCTP":
                 continue  # few kernels carry it; that its rules load is what can be seen
             for way in ways(case, state):
+                if way == "healthPort" and protocol != state.protocols[0]:
+                    continue  # it is the Service's, not a port's
                 for vantage in VANTAGES:
                     if _makes_sense(vantage, way) and not _is_a_gamble(state, vantage, way):
                         yield Ask(case, vantage, way, protocol, family)
@@ -88,11 +90,15 @@ def ways(case: Case, state: State) -> Iterator[str]:
         yield from ("nodePort", "nodePort-gateway", "nodePort-loopback")
     yield from (f"externalIP-{i}" for i in range(state.external_ips))
     yield from (f"loadBalancer-{i}" for i in range(len(state.load_balancer)))
+    if any(s and s.type == "LoadBalancer" and s.external == "Local" for s in case.states):
+        yield "healthPort"
 
 
 def _makes_sense(vantage: str, way: str) -> bool:
     if way == "nodePort-loopback":
         return vantage == "node-1"
+    if way == "healthPort":
+        return vantage in ("node-1", CLIENT)
     if way in ("otherPort", "nodePort-gateway"):
         return vantage in ("ask-1", "node-1", CLIENT) and (way, vantage) != ("nodePort-gateway", CLIENT)
     return True
@@ -112,6 +118,8 @@ def probe(ask: Ask, node: Mapping[str, str], times: int = 1, timeout_s: float = 
         port = case.node_port(ask.protocol)
         own = {"": str(family), "gateway": f"gateway-{family}"}
         ip = ("127.0.0.1" if family == 4 else "::1") if index == "loopback" else node[own[index]]
+    elif kind == "healthPort":
+        return Probe(node[str(family)], case.health_port, "http", timeout_s, times)
     elif kind == "externalIP":
         ip = case.external_ip(family, int(index))
     elif kind == "loadBalancer":
@@ -130,7 +138,9 @@ def outcome(answers: Iterable[Answer]) -> Outcome:
 def _word(answer: Answer) -> str:
     match answer:
         case Reply():
-            return f"{answer.hostname or 'a stranger'} sees {answer.client}"
+            if answer.hostname:
+                return f"{answer.hostname} sees {answer.client}"
+            return f"{answer.status}: {answer.body}"
         case Refused():
             return "refused"
         case TimedOut():

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from lbprov.lab.controlplane import Api, Object
 from lbprov.lab.differential.asking import (
+    FIRST_TRY_S,
     HELD_FLOWS,
     Ask,
     Outcome,
@@ -28,6 +29,7 @@ from lbprov.lab.differential.world import World
 SEVERAL = 8
 MANY = 60
 _PATIENT_S = 3.0
+_HELD_S = 2.0  # they are asked once: another packet would be another question
 _LOOKS = 4
 
 Say = Callable[[str], None]
@@ -91,11 +93,12 @@ class Comparer:
         for phase in range(phases):
             held = self._chosen([ask for case in cases for ask in held_asks(case, phase)])
             self._begin_epoch()
-            before = self._ask_all(held)
+            before = self._ask_all(held, timeout_s=_HELD_S)
             self._apply(cases, phase)
             self._settle()
             if held:
-                self._judge_held(held, before, self._ask_all(held), phase, result)
+                after = self._ask_all(held, timeout_s=_HELD_S)
+                self._judge_held(held, before, after, phase, result)
             moved = [case for case in cases if phase == 0 or case.changes_at(phase)]
             new = self._chosen([ask for case in moved for ask in asks(case, phase)])
             self._judge_new(new, phase, result)
@@ -157,8 +160,13 @@ class Comparer:
 
     # Questions
 
-    def _ask_all(self, questions: Sequence[Ask], times: int = 1) -> dict[str, dict[Ask, Outcome]]:
-        found = self._pool.map(lambda world: world.ask(questions, times) if questions else {}, self._worlds)
+    def _ask_all(
+        self, questions: Sequence[Ask], times: int = 1, timeout_s: float = FIRST_TRY_S
+    ) -> dict[str, dict[Ask, Outcome]]:
+        def ask(world: World) -> dict[Ask, Outcome]:
+            return world.ask(questions, times, timeout_s) if questions else {}
+
+        found = self._pool.map(ask, self._worlds)
         return {world.name: seen for world, seen in zip(self._worlds, found, strict=True)}
 
     def _ask_again(

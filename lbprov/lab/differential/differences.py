@@ -123,7 +123,7 @@ DIFFERENCES = (
     Difference(
         "no nodePort on loopback",
         "kube-proxy's iptables mode serves IPv4 NodePorts on 127.0.0.1, by a setting that lets neighbours "
-        "reach what listens there (CVE-2020-8558); its nftables mode does not, nor do we",
+        "reach what listens there (CVE-2020-8558); its nftables mode does not, nor do we unless told to",
         lambda q: q.ask.way == "nodePort-loopback",
         lambda _, did: did == {"refused"},
     ),

@@ -29,6 +29,7 @@ def opened(
     say: Say = lambda _: None,
     *,
     thin: bool = False,
+    variant: str = "default",
 ) -> Iterator[Comparer]:
     """`names`: of the worlds, some of `world.OURS` and of `world.THEIRS`. The control plane should have no
     Nodes of the names that ours have."""
@@ -37,7 +38,7 @@ def opened(
     plane.admin.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lbprov-differential-")))
-        site = Site(plane.admin_kubeconfig, port, kube_proxy, folder)
+        site = Site(plane.admin_kubeconfig, port, kube_proxy, folder, variant=variant)
         worlds = [stack.enter_context(World.open(name, site)) for name in names]
         for name in NODES:
             stack.callback(plane.admin.delete, "Node", name)

@@ -23,6 +23,9 @@ from lbprov.lab.probes import Probe, Reply
 
 OURS = ("lbprov-iptables-nft", "lbprov-iptables-legacy", "lbprov-nftables")
 THEIRS = tuple(f"kube-proxy-{mode}" for mode in MODES)
+VARIANTS = {"default": (True, False), "masquerade-all": (True, True), "no-detector": (False, False)}
+"""Whether Pods are told from everybody else, and whether every client of a clusterIP is masqueraded."""
+
 _SETTLES_WITHIN_S = 90.0
 _POLL_S = 0.05
 _FIRST_PORT, _PORTS, _EPOCHS = 10000, 5000, 6
@@ -52,14 +55,15 @@ class Proxy(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What every world is given. `kube_proxy`: the program. `folder`: for logs. `agent`: how
-    ours is called."""
+    """What every world is given. `kube_proxy`: the program. `folder`: for logs. `agent`: how ours is called.
+    `variant`: how all proxies are set up, one of VARIANTS."""
 
     kubeconfig: Path
     api_port: int
     kube_proxy: Path
     folder: Path
     agent: tuple[str, ...] = (sys.executable, "-m", "lbprov", "node")
+    variant: str = "default"
 
 
 class NodeAgent:
@@ -71,7 +75,7 @@ class NodeAgent:
             self.process: LabProcess = node.popen(
                 [
                     *(*site.agent, "--kubeconfig", str(site.kubeconfig)),
-                    *("--node-name", node.name, "--cluster-cidr", CLUSTER_CIDRS, *flags),
+                    *("--node-name", node.name, *flags),
                 ],
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -88,11 +92,16 @@ class NodeAgent:
 def start_proxy(name: str, node: NodeHost, site: Site) -> Proxy:
     """`name`: one of OURS and THEIRS."""
     program, _, mode = name.partition("-" if name.startswith("lbprov") else "-proxy-")
+    knows_pods, masquerades_all = VARIANTS[site.variant]
+    cidrs = CLUSTER_CIDRS if knows_pods else ""
     if program == "kube":
-        setting = KubeProxySetting(mode, CLUSTER_CIDRS, min_sync_period="50ms")
+        more = {m: {"minSyncPeriod": "50ms", "masqueradeAll": masquerades_all} for m in MODES}
+        setting = KubeProxySetting(mode, cidrs, more=more)
         return KubeProxy(node, site.kube_proxy, site.kubeconfig, setting, site.folder)
     mode, _, backend = mode.partition("-")
-    flags = ["--iptables-backend", backend] if backend else ["--mode", mode]
+    flags = ["--mode", mode, *(["--iptables-backend", backend] if backend else [])]
+    flags += ["--cluster-cidr", cidrs] if cidrs else []
+    flags += ["--masquerade-all"] if masquerades_all else []
     return NodeAgent(node, site, flags, name)
 
 
