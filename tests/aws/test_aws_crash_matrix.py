@@ -93,6 +93,17 @@ def _certificates(lab: Lab) -> None:
         client(lab.server, "acm").request_certificate(DomainName=domain)
 
 
+def _group(lab: Lab) -> None:
+    tags: Any = [{"ResourceType": "security-group", "Tags": [{"Key": "Name", "Value": "theirs"}]}]
+    lab.world.ec2.create_security_group(
+        GroupName="theirs", Description="theirs", VpcId=lab.world.vpc_id, TagSpecifications=tags
+    )
+
+
+THEIRS = {PEERS + "security-groups": "theirs"}
+LISTED = {PEERS + "eip-allocations": f"{IP},{OTHER_IP}"}
+PROXIED = {PEERS + "proxy-protocol": "*", PEERS + "cross-zone-load-balancing-enabled": "true"}
+
 SCENARIOS = (
     Scenario("create", nothing, wish(WEB)),
     Scenario("create, three ports", nothing, wish(WEB, TLS, DNS)),
@@ -126,6 +137,9 @@ SCENARIOS = (
             },
         ),
     ),
+    Scenario("attributes gone", wish(WEB, annotations=PROXIED), wish(WEB)),
+    Scenario("addresses listed", nothing, wish(WEB, annotations=LISTED), _addresses),
+    Scenario("security group named", wish(WEB), wish(WEB, annotations=THEIRS), _group),
     Scenario("node joined", wish(WEB, TLS, nodes=("node-1",)), wish(WEB, TLS, nodes=("node-1", "node-2"))),
     Scenario("nodes swapped", wish(WEB, nodes=("node-1", "node-2")), wish(WEB, nodes=("node-3",))),
     Scenario("last node left", wish(WEB), wish(WEB, nodes=())),

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.timeout(600)
 
-TAGS = "service.beta.kubernetes.io/aws-load-balancer-additional-resource-tags"
+PREFIX = "service.beta.kubernetes.io/aws-load-balancer-"
+TAGS = PREFIX + "additional-resource-tags"
 
 
 @st.composite
@@ -41,7 +42,23 @@ shapes = st.fixed_dictionaries(
         "source_ranges": st.sampled_from([(), ("203.0.113.0/24",), ("198.51.100.0/24", "2001:db8::/32")]),
         "health_check_node_port": st.sampled_from([0, 0, 32000]),
         "session_affinity": st.sampled_from(list(SessionAffinity)),
-        "annotations": st.sampled_from([{}, {TAGS: "team=shop"}, {TAGS: "team=web,env=prod"}]),
+        "annotations": st.sampled_from(
+            [
+                {},
+                {TAGS: "team=shop"},
+                {TAGS: "team=web,env=prod", PREFIX + "proxy-protocol": "*"},
+                {
+                    PREFIX + "cross-zone-load-balancing-enabled": "true",
+                    PREFIX + "target-group-attributes": "deregistration_delay.timeout_seconds=30",
+                    PREFIX + "healthcheck-protocol": "http",
+                },
+                {
+                    PREFIX + "attributes": "zonal_shift.config.enabled=true",
+                    PREFIX + "target-group-attributes": "preserve_client_ip.enabled=false",
+                    PREFIX + "enable-icmp-for-path-mtu-discovery": "on",
+                },
+            ]
+        ),
     }
 )
 

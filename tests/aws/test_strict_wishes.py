@@ -175,6 +175,9 @@ def test_security_groups(parts: Parts) -> None:
     change(SecurityGroups=ids, EnforceSecurityGroupInboundRulesOnPrivateLinkTraffic="off")
     (seen,) = parts.elbv2.describe_load_balancers(LoadBalancerArns=[made])["LoadBalancers"]
     assert seen["EnforceSecurityGroupInboundRulesOnPrivateLinkTraffic"] == "off"
+    other = parts.world.ec2.create_security_group(GroupName="h", Description="d", VpcId=parts.world.vpc_id)
+    change(SecurityGroups=[other["GroupId"]])
+    parts.world.ec2.delete_security_group(GroupId=group["GroupId"])  # nobody uses it any more
 
 
 @pytest.mark.parametrize(

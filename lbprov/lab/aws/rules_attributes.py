@@ -110,6 +110,10 @@ def _set_security_groups(call: Call) -> None:
         if enforced not in ("on", "off"):
             raise Refusal("ValidationError", f"'{enforced}' must be on or off")
         balancer.enforce_security_group_inbound_rules_on_private_link_traffic = enforced
+    found = [ec2(call).get_security_group_from_id(group_id) for group_id in groups]
+    if None not in found:
+        for interface in balancer.interfaces:
+            interface._group_set = found
 
 
 _LIMITS = {
