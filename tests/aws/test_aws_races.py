@@ -8,6 +8,7 @@ only the port number changes.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
@@ -62,18 +63,20 @@ def service(name: str, port: int = 80) -> Service:
 class Rig:
     """A controller over AWS, with a cluster in memory; what a user does goes through `cluster`."""
 
-    def __init__(self, world: AwsWorld) -> None:
+    def __init__(self, world: AwsWorld, **options: str) -> None:
         self.world = world
+        self.options = options
+        self.metrics = Metrics("aws")
         self.cluster = LiveMemoryCluster("lab", self.nodes("node-1", "node-2"))
         settings = Settings(workers=6, drift_period_s=0.0, grace_s=20.0, node_window_s=0.05)
-        self.app = App(self.cluster, lbprov_aws.SPEC, self._build, settings, Metrics("aws"))
+        self.app = App(self.cluster, lbprov_aws.SPEC, self._build, settings, self.metrics)
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self.app.run, args=(self.stop,), daemon=True)
         self.thread.start()
 
     def _build(self) -> Provider[Observed]:
-        values = {o.name: o.parse(o.default) for o in lbprov_aws.SPEC.options}
-        return lbprov_aws.SPEC.build(ProviderContext("lab", values, time.monotonic))
+        values = {o.name: o.parse(self.options.get(o.name, o.default)) for o in lbprov_aws.SPEC.options}
+        return lbprov_aws.SPEC.build(ProviderContext("lab", values, time.monotonic, recheck_s=600))
 
     def nodes(self, *names: str) -> list[Node]:
         return [Node(name, uid=name, provider_id=self.world.provider_ids[name]) for name in names]
@@ -102,6 +105,17 @@ def rig(world: AwsWorld, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     rig = Rig(world)
     yield rig
     rig.end()
+
+
+def test_time_that_calls_were_held_back_is_a_metric(world: AwsWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(term_module, "TICK_S", 0.01)
+    slow = Rig(world, **{"api-rates": "ec2-mutate=0.25:1"})
+    slow.make("web")
+    text = slow.metrics.exposition("")[0].decode()
+    slow.end()
+    sample = r'^lbprov_cloud_api_wait_seconds_total\{family="ec2-mutate"\} (.+)$'
+    (held_back_s,) = re.findall(sample, text, re.MULTILINE)
+    assert 0 < float(held_back_s) <= 4
 
 
 @pytest.mark.parametrize(
