@@ -9,15 +9,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from lbprov.cluster import Problem
-from lbprov.model import IPFamily, L4Protocol, LbprovError, Node, RetryLater, UserError
+from lbprov.model import IPFamily, L4Protocol, LbprovError, Node, ObjectKey, RetryLater, UserError
 from local_dataplane.config import NodeFacts
 from local_dataplane.flow_keeper import FlowKeeper
+from local_dataplane.health import health_check
 from local_dataplane.kernel.seam import Busy
 from local_dataplane.kernel.sysctl import Sysctls, prepare
 from local_dataplane.mode import Program, Written
 from local_dataplane.observer import Applied, Observer
 from local_dataplane.pace import Pace
-from local_dataplane.source import Changes, Source
+from local_dataplane.source import Backing, Changes, Source
 from local_dataplane.table import Frontend, PortKey, ServiceState, TableBuilder
 
 log = logging.getLogger("local_dataplane")
@@ -68,6 +69,7 @@ class Agent:
     """As the cluster has it; None: it does not."""
     _node: NodeFacts | None = None
     _waiting: dict[PortKey, ServiceState | None] = field(default_factory=dict)  # decided, not yet written
+    _health_ports: dict[ObjectKey, int] = field(default_factory=dict)
     _learned_s: float | None = None  # when the oldest of it came in
     _begun_s: float | None = None  # when the write that is not done yet was begun
     _told: dict[str, None] = field(default_factory=dict)
@@ -147,6 +149,7 @@ class Agent:
         self._learned_s = self._learned_s if self._learned_s is not None else changes.learned_s
         for program in self.programs.values():
             program.set_node(node)
+            program.set_health_ports(frozenset(self._health_ports.values()))
         self._warn_of_missing_families()
         self._prepare_kernel()
         written = self._write()
@@ -172,6 +175,7 @@ class Agent:
     def _decide(self, changes: Changes, node: NodeFacts) -> dict[PortKey, ServiceState | None]:
         decided = self.builder.set_node(node)
         for key, backing in changes.services.items():
+            self._note_health_port(key, backing)
             try:
                 if backing is None:
                     decided |= self.builder.remove_service(key)
@@ -182,8 +186,16 @@ class Agent:
         if changes.complete:
             for key in self.builder.known():
                 if key not in changes.services:
+                    self._note_health_port(key, None)
                     decided |= self.builder.remove_service(key)
         return decided
+
+    def _note_health_port(self, key: ObjectKey, backing: Backing | None) -> None:
+        check = health_check(backing, self.node_name)
+        if check is None:
+            self._health_ports.pop(key, None)
+        else:
+            self._health_ports[key] = check.port
 
     def _write(self) -> Written:
         """What is waiting, family by family; the trouble of one does not stop the other."""

@@ -64,6 +64,10 @@ class Program(typing.Protocol):
 
     def set_node(self, node: NodeFacts) -> None: ...
 
+    def set_health_ports(self, ports: frozenset[int]) -> None:
+        """Services' health check node ports, to be let in, where the mode can. Written with what is applied
+        next."""
+
     def apply(self, changes: Mapping[PortKey, ServiceState | None]) -> Written:
         """Take over new states. Raises Busy (call again, with no changes or with more); ProviderError where
         the kernel refuses even what belongs to no Service."""

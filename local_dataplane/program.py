@@ -89,6 +89,9 @@ class FamilyProgram:
     def set_node(self, node: NodeFacts) -> None:
         self.ruleset.set_node(node)
 
+    def set_health_ports(self, ports: frozenset[int]) -> None:
+        self.ruleset.set_health_ports(ports)
+
     def apply(self, changes: Mapping[PortKey, ServiceState | None]) -> Written:
         for key in changes:
             self.left_out.pop(key, None)

@@ -7,6 +7,7 @@ mean: drop without a word. So every decision about a Service is a change of the 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -52,7 +53,17 @@ def guards_localhost(family: IPFamily, config: NodeConfig) -> bool:
     return config.localhost_nodeports and family is IPFamily.IPV4
 
 
-def fixed_chains(family: IPFamily, config: NodeConfig, pods_match: str) -> dict[tuple[Table, str], Rules]:
+TO_HEALTH = f"-p tcp -m addrtype --dst-type LOCAL -j {names.HEALTH}"
+
+
+def health_rules(ports: Iterable[int]) -> Rules:
+    """Load balancers' health checks are let in, whatever firewall rules follow."""
+    return tuple(f"-p tcp -m tcp --dport {port} -j ACCEPT" for port in sorted(ports))
+
+
+def fixed_chains(
+    family: IPFamily, config: NodeConfig, pods_match: str, *, has_health_ports: bool = False
+) -> dict[tuple[Table, str], Rules]:
     """`pods_match`: what tells packets of Pods; empty: nothing does."""
     masquerade, refusal = config.masquerade_mark, config.refusal_mark
     both = masquerade | refusal
@@ -64,6 +75,7 @@ def fixed_chains(family: IPFamily, config: NodeConfig, pods_match: str) -> dict[
             f"-o lo -m mark --mark {refusal:#x}/{both:#x} -j RETURN",
             marked_for_refusal,
             *((LOCALHOST_GUARD,) if guards_localhost(family, config) else ()),
+            *((TO_HEALTH,) if has_health_ports else ()),
         ),
         (Table.FILTER, names.FORWARD): (
             marked_for_refusal,

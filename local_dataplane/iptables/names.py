@@ -29,6 +29,7 @@ DROP = "LBP-DROP"  # nat: mark it for dropping
 # filter:
 FILTER = "LBP-FILTER"  # from INPUT and OUTPUT
 FORWARD = "LBP-FORWARD"  # from FORWARD
+HEALTH = "LBP-HEALTH"  # from FILTER, where there are any: health checks of Services are let in
 
 FIXED = frozenset({MASQUERADE, MARK_MASQUERADE, REFUSE, DROP})
 """Those that no Service changes and that lead to no chain that one does."""

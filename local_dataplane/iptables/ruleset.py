@@ -13,7 +13,7 @@ from lbprov.model import IPFamily
 from local_dataplane.config import NodeConfig, NodeFacts
 from local_dataplane.iptables import names
 from local_dataplane.iptables.dispatch import Dispatch, Target, address_shape
-from local_dataplane.iptables.fixed import Table, fixed_chains, nodeport_entrance
+from local_dataplane.iptables.fixed import Table, fixed_chains, health_rules, nodeport_entrance
 from local_dataplane.iptables.render import (
     Fragment,
     fragment,
@@ -45,6 +45,7 @@ class Ruleset:
         self._sources = PrefixTree(address_shape(family, "HP", "-s"))
         self._hairpins: Counter[str] = Counter()  # address -> Service ports that may send it to itself
         self._pods = config.pods(family, node)
+        self._health_ports: frozenset[int] = frozenset()
         self._put(Table.NAT, names.NODEPORTS, ())
         self._render_fixed()
         self._render_trees()
@@ -68,6 +69,12 @@ class Ruleset:
             self._pods = self._config.pods(self.family, node)
             self._render_fixed()
             self.replace(list(self.table.states.items()))
+
+    def set_health_ports(self, ports: frozenset[int]) -> None:
+        if ports != self._health_ports:
+            self._health_ports = ports
+            self._put(Table.FILTER, names.HEALTH, health_rules(ports) if ports else None)
+            self._render_fixed()
 
     def owner(self, chain: str, rule: str = "") -> PortKey | None:
         """Whose rule it is: by the chain it stands in, else by the one it leads to."""
@@ -109,7 +116,9 @@ class Ruleset:
 
     def _render_fixed(self) -> None:
         match = from_pods(self._pods) if self._pods else ""
-        for (table, chain), rules in fixed_chains(self.family, self._config, match).items():
+        has_ports = bool(self._health_ports)
+        chains = fixed_chains(self.family, self._config, match, has_health_ports=has_ports)
+        for (table, chain), rules in chains.items():
             self._put(table, chain, rules)
 
     def _render_trees(self) -> None:

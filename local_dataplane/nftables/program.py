@@ -82,6 +82,9 @@ class NftablesProgram:
     def set_node(self, node: NodeFacts) -> None:
         self.ruleset.set_node(node)
 
+    def set_health_ports(self, ports: frozenset[int]) -> None:
+        """Nothing: no table can let in what another one drops."""
+
     def apply(self, changes: Mapping[PortKey, ServiceState | None]) -> Written:
         for key in changes:
             self.left_out.pop(key, None)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lbprov.lab import Answer, Host, Lab, NodeHost, Refused, Reply
+from lbprov.lab import Answer, Host, Lab, NodeHost, Refused, Reply, TimedOut
 from lbprov.lab.controlplane import eventually
 
 CHECK_PORT = 32123
@@ -97,6 +97,27 @@ def test_load_balancers_find_the_nodes_with_endpoints(
     )
     cluster.settle()
     assert isinstance(outside.http_get(two.ipv4, CHECK_PORT), Refused)
+
+
+def test_a_firewall_that_lets_nothing_in(two_nodes: tuple[Lab, NodeHost, NodeHost], cluster: Any) -> None:
+    """Health checks are let in, as kube-proxy does; nothing else is."""
+    lab, one, _ = two_nodes
+    outside = lab.hosts["client-1"]
+    one.script(
+        "iptables -A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n"
+        "iptables -A INPUT -i lo -j ACCEPT\niptables -P INPUT DROP\n"
+    )
+    try:
+        cluster.put("web", *_manifests(lab.hosts["web-1a"]))
+        cluster.settle()
+        assert _status(outside.http_get(one.ipv4, CHECK_PORT)) == 200
+        assert isinstance(outside.http_get(one.ipv4, 10256, timeout_s=0.5), TimedOut)
+        cluster.remove("web")
+        cluster.settle()
+        assert isinstance(outside.http_get(one.ipv4, CHECK_PORT, timeout_s=0.5), TimedOut)
+    finally:
+        one.script("iptables -P INPUT ACCEPT; iptables -D INPUT 2; iptables -D INPUT 2")
+    assert "LBP-HEALTH" not in one.script("iptables-save -t filter | grep -- '-j LBP-HEALTH' || true")
 
 
 def test_a_port_that_another_program_has(two_nodes: tuple[Lab, NodeHost, NodeHost], cluster: Any) -> None:
