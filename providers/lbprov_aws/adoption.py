@@ -25,12 +25,13 @@ class Adoptions:
 
     def found(self, desired: LoadBalancer) -> Found | None:
         """For a Service that has no load balancer of ours: one that another controller has made for it (and
-        not for a former Service of its name, unless that is asked for)."""
+        not for a former Service of its name, unless that is asked for). Raises `Denied` where it is asked for
+        and we may not look."""
         if desired.adopt is Adopt.IGNORE:
             return None
         asked = desired.adopt is Adopt.TAKE_OVER
         max_age_s = min(ASKED_AGE_S, self._inventory.max_age_s) if asked else self._inventory.max_age_s
-        found = self._inventory.made_by_others(desired.owner.service, max_age_s)
+        found = self._inventory.made_by_others(desired.owner.service, max_age_s, required=asked)
         if found is None or (peers.is_of_another_uid(found, desired.owner) and not asked):
             return None
         return found

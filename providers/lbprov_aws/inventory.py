@@ -71,6 +71,7 @@ class Inventory:
         self._asking_of_others = threading.Lock()
         self._made_by_others: dict[ObjectKey, peers.Found] = {}
         self._asked_of_others_s: float | None = None
+        self._may_not_ask: Denied | None = None
 
     def refresh(self, *, force: bool = False) -> None:
         """List, unless that was done less than `max_age_s` ago. Threads that come meanwhile wait for the
@@ -107,15 +108,21 @@ class Inventory:
         there = [dataclasses.replace(r, tags=tags[r.arn]) for r in like_ours if r.arn in tags]
         return [*there, *ec2.security_groups(self._cloud, self._cluster)]
 
-    def made_by_others(self, service: ObjectKey, max_age_s: float) -> peers.Found | None:
+    def made_by_others(self, service: ObjectKey, max_age_s: float, *, required: bool) -> peers.Found | None:
         """A load balancer that another controller has made for a Service of our cluster. Known from the
         listing; their tags are asked for at most once in `max_age_s`, for all Services, and only if somebody
-        wants to know."""
+        wants to know. Where we may not ask, there is none, or (`required`) `Denied` is raised."""
         with self._asking_of_others:
             asked_s = self._asked_of_others_s
             if asked_s is None or self._now_s() - asked_s >= max_age_s:
                 self._asked_of_others_s = self._now_s()
-                self._made_by_others = self._ask_of_others()
+                self._made_by_others, self._may_not_ask = {}, None
+                try:
+                    self._made_by_others = self._ask_of_others()
+                except Denied as denied:
+                    self._may_not_ask = denied
+            if required and self._may_not_ask is not None:
+                raise self._may_not_ask
             return self._made_by_others.get(service)
 
     def forget_others(self) -> None:
@@ -124,10 +131,7 @@ class Inventory:
             self._asked_of_others_s = None
 
     def _ask_of_others(self) -> dict[ObjectKey, peers.Found]:
-        try:
-            tagged = elbv2.tagged_by_others(self._cloud, self._cluster)
-        except Denied:
-            return {}
+        tagged = elbv2.tagged_by_others(self._cloud, self._cluster)
         unlisted = [arn for arn in tagged if "/net/" in arn and arn not in self._strangers]
         listed = {**self._strangers, **{b.arn: b for b in elbv2.load_balancers(self._cloud, unlisted)}}
         found: dict[ObjectKey, peers.Found] = {}

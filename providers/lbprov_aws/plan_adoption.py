@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lbprov.api import Action, LoadBalancer, Notice, Owner, Plan, Severity, Step, UserError
+from lbprov.api import Action, Adopt, LoadBalancer, Notice, Owner, Plan, Severity, Step, UserError
 from lbprov_aws import names, writes
 from lbprov_aws.peers import THEIRS, Found, Kind, Maker, Takeover, is_of_another_uid
 from lbprov_aws.resources import Observed, Tags, as_tags
@@ -39,6 +39,17 @@ def plan(desired: LoadBalancer, observed: Observed) -> Plan | None:
 def left_to_take_over(observed: Observed) -> Plan | None:
     """Of a takeover that was begun: what has to be marked as ours before it can be found and deleted."""
     return _taken_over(observed.owner, observed.takeover) if observed.takeover else None
+
+
+def nothing_found(desired: LoadBalancer) -> tuple[Notice, ...]:
+    """What is told of a Service that asks for a takeover and gets a new load balancer."""
+    if desired.adopt is not Adopt.TAKE_OVER:
+        return ()
+    message = (
+        f"nothing to take over: no load balancer has another controller's tags for {desired.owner.service} "
+        f"of cluster {desired.owner.cluster}, so a new one is made"
+    )
+    return (Notice(Severity.NORMAL, "NothingToAdopt", message),)
 
 
 def _refuse(found: Found) -> None:

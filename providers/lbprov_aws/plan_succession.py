@@ -125,7 +125,8 @@ def _revived_or_made(desired: LoadBalancer, observed: Observed, cast: Cast) -> P
     if left:
         generation = min(left)
     main = single.plan(desired, succession.alone(observed, None, generation))
-    return _with_others(desired, observed, cast, main, (), kept={generation})
+    told = plan_adoption.nothing_found(desired) if not cast.retired else ()
+    return _with_others(desired, observed, cast, main, told, kept={generation})
 
 
 def _with_others(

@@ -35,6 +35,13 @@ REASONS = (
         "A load balancer of another controller is taken over; its name and addresses stay.",
     ),
     ReasonDoc(
+        "NothingToAdopt",
+        _N,
+        "",
+        "The Service asks for a load balancer to be taken over, and no other controller has made one for it "
+        "in this cluster (is `--cluster-name` what that controller calls it?): a new one is made.",
+    ),
+    ReasonDoc(
         "WithoutSecurityGroup",
         _W,
         "SecurityGroup",

@@ -243,9 +243,16 @@ def test_a_listener_that_somebody_added_stays_somebodys(lab: Lab) -> None:
     ("make", "then"),
     [
         pytest.param(cloud_provider_aws, "kept", id="cloud-provider-aws, kept", marks=pytest.mark.soak),
-        pytest.param(cloud_provider_aws, "annotation gone", id="cloud-provider-aws, annotation gone"),
+        pytest.param(
+            cloud_provider_aws,
+            "annotation gone",
+            id="cloud-provider-aws, annotation gone",
+            marks=pytest.mark.soak,
+        ),
         pytest.param(cloud_provider_aws, "deleted", id="cloud-provider-aws, deleted", marks=pytest.mark.soak),
-        pytest.param(load_balancer_controller, "kept", id="load balancer controller, kept"),
+        pytest.param(
+            load_balancer_controller, "kept", id="load balancer controller, kept", marks=pytest.mark.soak
+        ),
         pytest.param(
             load_balancer_controller,
             "annotation gone",
@@ -293,6 +300,26 @@ def test_killed_at_any_write(
         if not crashed:
             break
     assert number > 7
+
+
+def test_asked_for_and_not_there(lab: Lab) -> None:
+    desk = Desk(lab, annotations=TAKE_OVER)
+    desk.settle()
+    assert "NothingToAdopt" in desk.reasons()
+    assert desk.reconcile().events == ()
+
+
+def test_asked_for_where_we_may_not_look(lab: Lab) -> None:
+    """To make a new one would be wrong; a Service that does not ask is served."""
+    cloud_provider_aws(lab)
+    lab.server.fail("GetResources", "AccessDeniedException", times=100)
+    desk = Desk(lab, annotations=TAKE_OVER)
+    before = lab.world.inventory()
+    outcome = desk.reconcile()
+    assert outcome.result is Result.FAILED
+    assert "tag:GetResources" in outcome.message
+    assert lab.world.inventory() == before
+    lab.reconcile(lab.desired("other"))
 
 
 def test_looking_for_what_others_made_costs_two_calls_for_all_services(lab: Lab) -> None:
