@@ -20,6 +20,7 @@ from typing import Any
 
 from lbprov.api import LoadBalancer
 from lbprov_aws import names, plan, plan_succession
+from lbprov_aws.desired import want
 from lbprov_aws.resources import LoadBalancerRecord, Observed, Record, SecurityGroupRecord
 
 _READ = ("service.beta.kubernetes.io/", "lbprov.io/")
@@ -30,10 +31,12 @@ VERSION = "1"
 
 
 def digest(desired: LoadBalancer, observed: Observed) -> str:
-    """The same for the same in any process; nothing in it that only a look at the details tells."""
+    """The same for the same in any process; nothing in it that only a look at the details tells. Raises
+    `UserError` for a wish that cannot be met."""
     records: list[Record] = [*observed.load_balancers, *observed.target_groups, *observed.security_groups]
     ours = {k: v for k, v in desired.annotations.items() if k.startswith(_READ)}
-    wish = dataclasses.replace(desired, annotations=ours)
+    # Of the nodes, what `want` makes of them: their labels change for all sorts of reasons.
+    wish = (want(desired), dataclasses.replace(desired, annotations=ours, targets=()))
     facts = [_plain(wish), sorted((_listed(record) for record in records), key=str)]
     return VERSION + "-" + hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 

@@ -216,6 +216,14 @@ def test_what_only_a_look_tells_is_not_sealed(lab: Lab, restart: Callable[[], No
     assert lab.reconcile(changed).notices.keys() == {"ForeignResourcesIgnored"}
 
 
+def test_labels_of_nodes_break_no_seal(lab: Lab, restart: Callable[[], None]) -> None:
+    desired = lab.desired()
+    lab.reconcile(desired)
+    restart()
+    labelled = tuple(dataclasses.replace(t, labels={"feature": "new"}) for t in desired.targets)
+    assert is_from_listings(lab.reconcile(dataclasses.replace(desired, targets=labelled)))
+
+
 def test_one_pass_looks_at_everything_and_seals_nothing(lab: Lab) -> None:
     lab.reconcile(lab.desired())
     assert seal_of(lab.world) == ""
@@ -255,14 +263,15 @@ def test_seal_stays_where_tags_are_put_right(lab: Lab, restart: Callable[[], Non
 def test_digest_does_not_hang_on_the_process() -> None:
     """Sets have another order in every process."""
     program = textwrap.dedent("""
-        from lbprov.api import LoadBalancer, ObjectKey, Owner, Target
+        from lbprov.api import L4Protocol, Listener, LoadBalancer, ObjectKey, Owner, Target
         from lbprov_aws import seals
         from lbprov_aws.resources import IngressRule, Observed, SecurityGroupRecord
         owner = Owner("lab", ObjectKey("default", "web"), "uid")
         rules = frozenset(IngressRule("tcp", n, f"10.0.{n}.0/24") for n in range(30))
         group = SecurityGroupRecord("sg-1", "web", "vpc-1", rules)
         notes = {"lbprov.io/b": "1", "lbprov.io/a": "2", "example.com/c": "3"}
-        wish = LoadBalancer(owner, (), (Target("node-1", "aws:///a/i-1"),), annotations=notes)
+        nodes = tuple(Target(f"node-{n}", f"aws:///a/i-{n:08x}") for n in range(9))
+        wish = LoadBalancer(owner, (Listener(80, L4Protocol.TCP, 30080, "http"),), nodes, annotations=notes)
         print(seals.digest(wish, Observed(owner, "eu-west-1", security_groups=(group,))))
     """)
     outputs = {

@@ -207,6 +207,17 @@ def test_the_echo_of_our_own_writes_costs_no_turn(rig: Rig) -> None:
     assert rig.metric("lbprov_reconcile_results_total") == 1
 
 
+def test_label_of_a_node_is_looked_at_and_changes_nothing(rig: Rig) -> None:
+    """An annotation may name the labels of the nodes that a Service wants."""
+    rig.cluster.put(service("web"))
+    eventually(lambda: rig.ready("web"))
+    rig.settle()
+    writes = rig.world.writes
+    rig.cluster.set_nodes([replace(NODES[0], labels={"a": "b"}), *NODES[1:]])
+    eventually(lambda: rig.metric("lbprov_reconcile_results_total", result="unchanged") == 1)
+    assert rig.world.writes == writes
+
+
 @pytest.mark.parametrize(
     "change", [{"labels": {"a": "b"}}, {"selector": {"a": "b"}}], ids=["labels", "selector"]
 )
@@ -297,7 +308,6 @@ def test_nodes_that_change_during_a_slow_turn_are_not_forgotten(rig: Rig) -> Non
     "node",
     [
         pytest.param(replace(NODES[0], ready=False), id="not-ready"),
-        pytest.param(replace(NODES[0], labels={"a": "b"}), id="label"),
         pytest.param(replace(NODES[0], unschedulable=True), id="cordoned"),
         pytest.param(replace(NODES[0], taints=(Taint("a", "NoSchedule"),)), id="another-taint"),
     ],
