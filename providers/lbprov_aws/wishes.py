@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lbprov.api import LoadBalancer, Notice, Severity, UserError
-from lbprov_aws import attributes, names
+from lbprov_aws import attribute_wishes, names
 from lbprov_aws import peer_annotations as annotation
 from lbprov_aws.reading import Reader
 
@@ -108,7 +108,7 @@ class Wishes:
 def read_wishes(desired: LoadBalancer) -> Wishes:
     """Raises `UserError` where a wrong guess would expose a Service or put it into the wrong network."""
     reader = Reader(desired.annotations)
-    common, by_port = _group_attributes(reader, {x.port for x in desired.listeners})
+    common, by_port = attribute_wishes.of_groups(reader, {x.port for x in desired.listeners})
     wishes = Wishes(
         internal=_internal(desired, reader),
         name=reader.valid(
@@ -122,7 +122,7 @@ def read_wishes(desired: LoadBalancer) -> Wishes:
         ),
         extra_tags=_extra_tags(reader),
         addresses=_addresses(reader),
-        attributes=_attributes(reader),
+        attributes=attribute_wishes.of_balancer(reader),
         group_attributes=common,
         port_attributes=by_port,
         node_labels=tuple(sorted(reader.pairs(annotation.NODE_LABELS).items())),
@@ -221,75 +221,6 @@ def _ip_version(text: str) -> int:
         return 0
 
 
-def _attributes(reader: Reader) -> dict[str, str]:
-    """Those with an annotation of their own win, as with the peers."""
-    found = _accepted(reader, annotation.ATTRIBUTES, attributes.OF_LOAD_BALANCERS)
-    for name, key in (
-        (annotation.CROSS_ZONE, attributes.CROSS_ZONE),
-        (annotation.ACCESS_LOG_ENABLED, attributes.ACCESS_LOG_ENABLED),
-    ):
-        if flag := reader.choice(name, "true", "false"):
-            found[key] = flag
-    for name, key in (
-        (annotation.ACCESS_LOG_BUCKET, attributes.ACCESS_LOG_BUCKET),
-        (annotation.ACCESS_LOG_PREFIX, attributes.ACCESS_LOG_PREFIX),
-    ):
-        known = attributes.OF_LOAD_BALANCERS[key]
-        if text := reader.valid(name, known.accepts, known.allowed):
-            found[key] = text
-    if found.get(attributes.ACCESS_LOG_ENABLED) == "true" and attributes.ACCESS_LOG_BUCKET not in found:
-        del found[attributes.ACCESS_LOG_ENABLED]
-        name, bucket = annotation.ATTRIBUTES, attributes.ACCESS_LOG_BUCKET
-        if reader.text(annotation.ACCESS_LOG_ENABLED):
-            name, bucket = annotation.ACCESS_LOG_ENABLED, annotation.ACCESS_LOG_BUCKET
-        reader.complain(name, f"logs need a bucket ({bucket})")
-    return found
-
-
-def _group_attributes(reader: Reader, ports: set[int]) -> tuple[dict[str, str], dict[int, dict[str, str]]]:
-    """Of all target groups, and of single ports'. What is said of one port wins, and above all of these proxy
-    protocol for all."""
-    common = _accepted(reader, annotation.GROUP_ATTRIBUTES, attributes.OF_TARGET_GROUPS)
-    by_port: dict[int, dict[str, str]] = {}
-    for text, name in reader.family(f"{annotation.GROUP_ATTRIBUTES}.").items():
-        if text.isdecimal() and int(text) in ports:
-            by_port[int(text)] = _accepted(reader, name, attributes.OF_TARGET_GROUPS)
-        else:
-            reader.complain(name, f"the Service has no port {text}")
-    if reader.text(annotation.PROXY_PROTOCOL_PORTS):
-        proxied = _port_numbers(reader, annotation.PROXY_PROTOCOL_PORTS, ports)
-        for port in ports:
-            by_port.setdefault(port, {})[attributes.PROXY_PROTOCOL] = str(port in proxied).lower()
-    if reader.valid(annotation.PROXY_PROTOCOL, lambda text: text == "*", "*"):
-        common[attributes.PROXY_PROTOCOL] = "true"
-        for values in by_port.values():
-            values.pop(attributes.PROXY_PROTOCOL, "")
-    return common, by_port
-
-
-def _port_numbers(reader: Reader, name: str, ports: set[int]) -> set[int]:
-    found: set[int] = set()
-    for item in reader.items(name):
-        if item.isdecimal() and int(item) in ports:
-            found.add(int(item))
-        else:
-            reader.complain(name, f"the Service has no port {item}")
-    return found
-
-
-def _accepted(reader: Reader, name: str, known: Mapping[str, attributes.Attribute]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for key, value in reader.pairs(name).items():
-        attribute = known.get(key)
-        if attribute is None:
-            reader.complain(name, f"{key} is no attribute that is known for a Network Load Balancer")
-        elif not attribute.accepts(value):
-            reader.complain(name, f"{key}={value} is not allowed: {attribute.allowed}")
-        else:
-            found[key] = value
-    return found
-
-
 def _tls(reader: Reader, ports: set[str]) -> TlsWish | None:
     asked = reader.text(annotation.CERTIFICATES)
     if not asked:
@@ -363,16 +294,23 @@ def _access(reader: Reader) -> AccessWish:
     )
 
 
+_NODES = "Pods are not targets here, nodes are (nlb-target-type: instance)"
+_PARTLY = (
+    (annotation.TYPE, ("nlb", "external"), _NODES),
+    (annotation.TARGET_TYPE, ("instance",), _NODES),
+    (annotation.BACKEND_PROTOCOL, ("ssl", "tcp"), "it is of Classic Load Balancers; ssl or tcp"),
+    (
+        annotation.BACKEND_RULES,
+        ("false",),
+        "admit the nodePorts, from the load balancer's security group, to the nodes yourself",
+    ),
+    (annotation.TCP_UDP, ("true",), "TCP and UDP of one number and one nodePort always share a listener"),
+)
+"""What asks, with these values, for what every Service gets; and why nothing else can be had."""
+
+
 def _check_partly_supported(reader: Reader) -> None:
-    """Values that ask for something else than what every Service gets."""
-    for name, fine in (
-        (annotation.TYPE, ("nlb", "external")),
-        (annotation.TARGET_TYPE, ("instance",)),
-        (annotation.BACKEND_PROTOCOL, ("ssl", "tcp")),
-        (annotation.BACKEND_RULES, ("false",)),
-        (annotation.TCP_UDP, ("true",)),
-    ):
+    for name, fine, why in _PARTLY:
         value = reader.text(name)
-        known = annotation.find(name)
-        if value and value.lower() not in fine and known is not None:
-            reader.complain(name, f"{value!r} is not supported: {known.meaning.replace('`', '')}")
+        if value and value.lower() not in fine:
+            reader.complain(name, f"{value!r} is not supported: {why}")

@@ -143,7 +143,7 @@ def test_fine_values(name: str, value: str) -> None:
     ("name", "value", "said"),
     [
         ("type", "nlb-ip", "'nlb-ip' is not supported"),
-        ("nlb-target-type", "ip", "'ip' is not supported: instance. ip, Pods as targets, is not supported"),
+        ("nlb-target-type", "ip", "'ip' is not supported: Pods are not targets here, nodes are"),
         ("name", "-x", "'-x' is not allowed: 1 to 32 letters"),
         ("name", "internal-x", "not beginning with internal-"),
         ("ip-address-type", "ipv6", "'ipv6' is not allowed: ipv4 or dualstack"),
@@ -170,7 +170,7 @@ def test_fine_values(name: str, value: str) -> None:
         ("target-node-labels", "pool=red", "no node has pool=red: there are no targets"),
         ("ssl-cert", "my-cert", "'my-cert' is not allowed: arn:"),
         ("ssl-ports", "443", "without effect: no certificate is named (ssl-cert)"),
-        ("backend-protocol", "http", "'http' is not supported: ssl: TLS to the targets"),
+        ("backend-protocol", "http", "'http' is not supported: it is of Classic Load Balancers; ssl or tcp"),
         ("healthcheck-protocol", "udp", "'udp' is not allowed: TCP or HTTP or HTTPS"),
         ("healthcheck-port", "70000", "'70000' is not allowed: traffic-port"),
         ("healthcheck-path", "ready", "'ready' is not allowed: a path, beginning with /"),
