@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from lbprov.api import Notice, Owner, Severity
+from lbprov_aws import writes
 from lbprov_aws.attributes import OF_LOAD_BALANCERS, OF_TARGET_GROUPS, default
 from lbprov_aws.desired import Port, Wanted
 
@@ -87,6 +88,21 @@ def tls_key(port: Port) -> str:
 def certificate_key(number: int, certificate: str) -> str:
     """Of a certificate for SNI of the listener on a port."""
     return f"listener:{number} SNI {certificate}"
+
+
+def is_retry(body: object, once: frozenset[str]) -> bool:
+    """Whether a write only tries again what was refused before."""
+    keys = set(_keys_of(body))
+    return bool(keys) and keys <= once
+
+
+def _keys_of(body: object) -> Iterator[str]:
+    if isinstance(body, writes.SetAttributes):
+        yield from (attribute_key(body.subject, key, value) for key, value in body.attributes)
+    elif isinstance(body, writes.ChangeCertificates):
+        yield from (certificate_key(body.number, c) for c in (*body.add, *body.remove))
+    elif isinstance(body, writes.CreateListener | writes.ChangeListener) and body.refusal_key:
+        yield body.refusal_key
 
 
 def notices(wanted: Wanted, refused: tuple[tuple[str, str], ...]) -> tuple[Notice, ...]:

@@ -15,6 +15,7 @@ from lbprov.api import Notice, ProviderError, Severity, Step
 from lbprov_aws import writes
 from lbprov_aws.desired import Port, Wanted
 from lbprov_aws.refusals import QUOTA_REACHED
+from lbprov_aws.refused import is_retry
 from lbprov_aws.resources import IngressRule
 
 T = TypeVar("T")
@@ -108,7 +109,8 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def marked(steps: Iterable[Step], once: frozenset[str]) -> tuple[Step, ...]:
-    """What there was no room for before, and what goes with it, is nobody's doing when it is tried again."""
+    """What there was no room for before, and what goes with it, or was refused before for another reason, is
+    nobody's doing when it is tried again."""
     again: set[str] = set()
     marked_steps: list[Step] = []
     for step in steps:
@@ -117,6 +119,8 @@ def marked(steps: Iterable[Step], once: frozenset[str]) -> tuple[Step, ...]:
         if (keys and once.issuperset(keys)) or ref in again:
             again.add(step.id)
             step = dataclasses.replace(step, expected=True)  # noqa: PLW2901 - the same step, marked
+        elif is_retry(step.body, once):
+            step = dataclasses.replace(step, expected=True)  # noqa: PLW2901
         marked_steps.append(step)
     return tuple(marked_steps)
 
