@@ -18,12 +18,13 @@ from lbprov_aws import (
     apply_load_balancers,
     apply_security_groups,
     apply_target_groups,
+    denied,
     ec2,
     elbv2,
     writes,
 )
 from lbprov_aws.hands import Hands
-from lbprov_aws.refusals import GONE, Refused
+from lbprov_aws.refusals import GONE, Denied, Refused
 from lbprov_aws.resources import SecurityGroupRecord, replace_tags
 
 _NOT_YET = GONE | {"InvalidSecurityGroup"}
@@ -36,6 +37,9 @@ def apply(hands: Hands, step: Step, bindings: Bindings) -> None:
     try:
         made = _HANDLERS[type(step.body)](dataclasses.replace(hands, bindings=bindings), step.body)
     except Refused as refusal:
+        if isinstance(refusal, Denied) and (body := denied.alone(step)) is not None:
+            hands.refusals.add(body.owner, denied.key(step), str(refusal))
+            return
         if refusal.code not in _NOT_YET:
             raise
         hands.inventory.doubt()

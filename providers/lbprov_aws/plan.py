@@ -15,6 +15,7 @@ from lbprov_aws import (
     address_lists,
     addresses,
     attributes,
+    denied,
     names,
     plan_attributes,
     plan_listeners,
@@ -101,7 +102,7 @@ def _converge(desired: LoadBalancer, observed: Observed) -> Plan:
     foreign = _foreign(observed, listeners.foreign, listeners.blocked)
     return Plan(
         owner=desired.owner,
-        steps=room.marked(steps, observed.once_refused),
+        steps=room.marked(denied.without(steps, refusals, observed.once_refused), observed.once_refused),
         notices=(
             *balancer.notices,
             *wanted.notices,
@@ -110,6 +111,7 @@ def _converge(desired: LoadBalancer, observed: Observed) -> Plan:
             *refused.notices(wanted, observed.refused),
             *_subnets_notice(observed),
             *room.notices(wanted, refusals),
+            *denied.notices(steps, refusals),
             *foreign,
         ),
         bindings=_bindings(observed, targets.known),

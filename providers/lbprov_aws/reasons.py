@@ -141,9 +141,10 @@ REASONS = (
     ReasonDoc(
         "PermissionMissing",
         _W,
-        "",
+        "Permission",
         "AWS refuses a call for want of a permission. The message names the IAM action, whom it is for and "
-        "what forbids it. Tried again every five minutes.",
+        "what forbids it. A change that nothing depends on (attributes, health checks) is left out, and all "
+        "else is done; otherwise Ready says so. Tried again every ten minutes, or five.",
     ),
     ReasonDoc(
         "CredentialsRefused",

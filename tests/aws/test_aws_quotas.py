@@ -1,4 +1,4 @@
-"""Where a quota ends, the rest of a Service is served, and what is left out is named."""
+"""Where a quota or the permissions end, the rest of a Service is served, and what is left out is named."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lbprov.api import ProviderError
-from lbprov.model import Result, ServicePort
+from lbprov.model import Result, ServicePort, SessionAffinity
 from lbprov_aws.refused import REFUSED_S
 from lbprov_aws.room import fill
 from tests.aws.conftest import Lab
@@ -135,3 +135,36 @@ def test_nodes_beyond_the_targets(lab: Lab) -> None:
     desk.settle()
     assert {len(x.targets) for x in lab.world.load_balancers()[0].listeners} == {1}
     assert desk.condition("Quota") == ("", "")
+
+
+def test_a_change_that_is_not_permitted(lab: Lab) -> None:
+    """Nodes come and go, and everything else goes on, whatever attribute may not be set."""
+    lab.server.fail("ModifyTargetGroupAttributes", "AccessDenied", status=403, times=4)
+    desk = Desk(lab, session_affinity=SessionAffinity.CLIENT_IP)
+    desk.settle()
+    reason, message = desk.condition("Permission")
+    assert reason == "PermissionMissing"
+    assert "elasticloadbalancing:ModifyTargetGroupAttributes" in message
+    assert desk.condition("Ready")[0] == "EnsuredLoadBalancer"
+    assert {len(x.targets) for x in lab.world.load_balancers()[0].listeners} == {3}
+    writes = lab.provider.calls().write
+    assert desk.reconcile().result is Result.UNCHANGED
+    assert lab.provider.calls().write == writes, "nothing is tried again at once"
+    desk.cluster.nodes = desk.cluster.nodes[:2]
+    desk.settle()
+    assert {len(x.targets) for x in lab.world.load_balancers()[0].listeners} == {2}
+    for _ in range(2):
+        lab.clock.now += REFUSED_S
+        desk.settle()
+    assert desk.condition("Permission") == ("", "")
+    assert "DriftRepaired" not in desk.reasons()
+    assert any("sticky true" in line for line in lab.world.inventory())
+
+
+def test_without_the_permission_to_make_it(lab: Lab) -> None:
+    lab.server.fail("CreateTargetGroup", "AccessDenied", status=403)
+    desk = Desk(lab)
+    assert desk.reconcile().result is Result.FAILED
+    assert desk.condition("Ready")[0] == "PermissionMissing"
+    desk.settle()
+    assert desk.condition("Ready")[0] == "EnsuredLoadBalancer"
