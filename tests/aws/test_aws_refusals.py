@@ -147,7 +147,8 @@ def test_throttling_is_repeated_by_the_sdk_and_then_by_the_queue(lab: Lab, opera
     assert lab.server.calls()[operation] == 4
     lab.server.fail(operation, code, times=2)
     result = lab.reconcile(lab.desired())
-    assert result.calls[operation] == 3, "every request is counted, the repeated ones too"
+    made = lab.server.calls()[operation] - 4
+    assert result.calls[operation] == made >= 3, "every request is counted, the repeated ones too"
 
 
 @pytest.mark.parametrize(
