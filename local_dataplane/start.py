@@ -86,7 +86,6 @@ def _machine(mode: Mode, config: NodeConfig) -> Machine:
 
 
 def _nftables_programs(config: NodeConfig, node: NodeFacts) -> dict[IPFamily, Program]:
-    watch = NftWatch()
     programs: dict[IPFamily, Program] = {}
     for family in IPFamily:
         if family is IPFamily.IPV6:
@@ -97,7 +96,7 @@ def _nftables_programs(config: NodeConfig, node: NodeFacts) -> dict[IPFamily, Pr
                 log.warning("IPv6 is left out: the kernel lacks something", extra={"reason": missing})
                 continue
         programs[family] = NftablesProgram(
-            KernelNftables(family), NftablesRuleset(family, config, node), watch
+            KernelNftables(family), NftablesRuleset(family, config, node), NftWatch()
         )
     return programs
 

@@ -37,6 +37,7 @@ class FakeNftables:
         self.transactions: list[list[Unit]] = []
         self.reads = 0
         self._generation = 1
+        self._touched = False
 
     @property
     def family(self) -> IPFamily:
@@ -44,6 +45,10 @@ class FakeNftables:
 
     def generation(self) -> int:
         return self._generation
+
+    def touched(self) -> bool:
+        touched, self._touched = self._touched, False
+        return touched
 
     def read(self) -> Contents | None:
         self.reads += 1
@@ -72,6 +77,7 @@ class FakeNftables:
         """Somebody else changes our table, or (None) deletes it."""
         self.contents = contents
         self._generation += 1
+        self._touched = True
 
     def elsewhere(self) -> None:
         """Somebody changes another table."""

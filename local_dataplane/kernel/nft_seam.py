@@ -43,3 +43,7 @@ class Nftables(typing.Protocol):
 
     def generation(self) -> int:
         """Counts the transactions of everybody. Costs microseconds."""
+
+    def touched(self) -> bool:
+        """Whether somebody else has changed our table since the last call; True, too, where that cannot be
+        told. Costs microseconds."""

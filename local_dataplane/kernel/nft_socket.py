@@ -13,9 +13,10 @@ from lbprov.model import IPFamily, ProviderError, UserError
 from local_dataplane.kernel import generation, netlink
 from local_dataplane.kernel import nft_messages as msg
 from local_dataplane.kernel.iptables_command import NOT_PRIVILEGED
+from local_dataplane.kernel.nft_monitor import TableMonitor
 from local_dataplane.kernel.nft_seam import Rejected, Unit
 from local_dataplane.kernel.seam import Busy
-from local_dataplane.nftables.objects import EVALUATED, ChainMarks, Change, Contents
+from local_dataplane.nftables.objects import EVALUATED, TABLE, ChainMarks, Change, Contents
 
 _SOL_NETLINK, _CAP_ACK = 270, 10
 _SNDBUFFORCE, _RCVBUFFORCE = 32, 33
@@ -39,6 +40,8 @@ class KernelNftables:
         self._most_bytes = most_bytes
         self._encoder = msg.Encoder(family)
         self._socket: socket.socket | None = None
+        self._own_ports: set[int] = set()
+        self._monitor: TableMonitor | None = None
 
     @property
     def family(self) -> IPFamily:
@@ -53,6 +56,7 @@ class KernelNftables:
     @contextlib.contextmanager
     def _open(self) -> Iterator[socket.socket]:
         sock = self._socket or _open()
+        self._own_ports.add(sock.getsockname()[0])
         self._socket = None
         try:
             yield sock
@@ -65,9 +69,14 @@ class KernelNftables:
         with self._open() as sock:
             return list(netlink.converse(sock, request))
 
-    def close(self) -> None:
-        if self._socket:
-            self._socket.close()
+    def touched(self) -> bool:
+        try:
+            if self._monitor is None:
+                self._monitor = TableMonitor(self._family, TABLE)
+                return True  # of what was before, nothing is known
+            return self._monitor.take(self._own_ports)
+        except OSError:
+            return True
 
     # ── writing ──
 

@@ -64,6 +64,8 @@ def main(family: IPFamily, count: int, generation: int, most_bytes: int, bad: se
     changed = program.apply({s.key: s for s in _states(family, min(count, 3), generation + 1, set())})
     reads = kernel.reads
     drift = [program.check() for _ in range(3)]
+    _nft("add table ip elsewhere; add chain ip elsewhere c; add rule ip elsewhere c accept")
+    drift.append(program.check())
     return {
         "rules": written.rules,
         "transactions": written.restores,
