@@ -117,15 +117,23 @@ def test_garbage(ports: HttpPorts, sent: bytes, expected: bytes) -> None:
 
 
 def test_whoever_says_nothing_is_hung_up_on(monkeypatch: pytest.MonkeyPatch, ports: HttpPorts) -> None:
-    monkeypatch.setattr(http_ports_module, "PATIENCE_S", 0.1)
-    monkeypatch.setattr(http_ports_module, "MAX_CONNECTIONS", 3)
     ports.open("a", [(LOOPBACK, 0)], _echo)
-    (port,) = ports.ports("a")
-    silent = [socket.create_connection((LOOPBACK, port)) for _ in range(8)]
-    assert _get(port)[0] == 200, "they take nobody's place"
-    for client in silent:
+    monkeypatch.setattr(http_ports_module, "PATIENCE_S", 0.1)
+    with socket.create_connection((LOOPBACK, _port(ports))) as silent:
+        silent.settimeout(30)
+        assert silent.recv(10) == b""
+
+
+def test_those_who_say_nothing_take_nobodys_place(monkeypatch: pytest.MonkeyPatch, ports: HttpPorts) -> None:
+    monkeypatch.setattr(http_ports_module, "MAX_CONNECTIONS", 3)
+    monkeypatch.setattr(http_ports_module, "PATIENCE_S", 600.0)
+    ports.open("a", [(LOOPBACK, 0)], _echo)
+    silent = [socket.create_connection((LOOPBACK, _port(ports))) for _ in range(8)]
+    assert _get(_port(ports))[0] == 200
+    for client in silent[:5]:
         client.settimeout(30)
         assert client.recv(10) == b""
+    for client in silent:
         client.close()
 
 
