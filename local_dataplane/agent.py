@@ -147,6 +147,7 @@ class Agent:
         self.observer.learned(changes)
         self._waiting |= self._decide(changes, node)
         self._learned_s = self._learned_s if self._learned_s is not None else changes.learned_s
+        self.flows.set_node(node)
         for program in self.programs.values():
             program.set_node(node)
             program.set_health_ports(frozenset(self._health_ports.values()))

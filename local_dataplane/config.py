@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from lbprov.model import IPFamily, Node, UserError
@@ -46,6 +46,7 @@ class NodeConfig:
       masqueraded; where nobody is taken for a Pod, nothing is.
     - `cluster_cidrs`: where Pods' addresses come from, at most one CIDR per family.
     - `pod_interface`: the bridge of this node's Pods, or how the names of their interfaces begin.
+    - `nodeport_primary`: serve NodePorts on the node's first address of each family only (`for_node`).
     - `localhost_nodeports`: serve NodePorts on 127.0.0.1 as well, for this node's own programs (IPv4 only).
     - `masquerade_bit`, `refusal_bit`: the two bits of the packet mark that are ours (0 to 31).
     - `nodeport_addresses`: CIDRs whose local addresses serve NodePorts; empty: all but loopback.
@@ -62,6 +63,7 @@ class NodeConfig:
     detect_local: Detect = Detect.CLUSTER_CIDR
     pod_interface: str = ""
     localhost_nodeports: bool = False
+    nodeport_primary: bool = False
 
     def __post_init__(self) -> None:
         _check_interface(self.detect_local, self.pod_interface)
@@ -84,6 +86,14 @@ class NodeConfig:
     @property
     def refusal_mark(self) -> int:
         return 1 << self.refusal_bit
+
+    def for_node(self, node: NodeFacts) -> NodeConfig:
+        """With what only the Node tells: its first addresses, where NodePorts are served on those."""
+        if not self.nodeport_primary:
+            return self
+        first = {family_of(address): address for address in reversed(node.addresses)}
+        cidrs = (f"{ip}/{128 if f is IPFamily.IPV6 else 32}" for f, ip in sorted(first.items()))
+        return replace(self, nodeport_addresses=tuple(cidrs))
 
     def pods(self, family: IPFamily, node: NodeFacts) -> PodSide:
         """How Pods of a family are recognized on this node."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from lbprov.model import IPFamily, L4Protocol
-from local_dataplane.config import NodeConfig
+from local_dataplane.config import NodeConfig, NodeFacts
 from local_dataplane.endpoints import Backend
 from local_dataplane.flows import FlowJudge, Served, nodeport_addresses, udp_served
 from local_dataplane.kernel.conntrack import Conntrack, is_local
@@ -25,6 +25,10 @@ class FlowKeeper:
         self._orphans: dict[IPFamily, frozenset[Backend]] = {}
         self._unjudged: set[IPFamily] = set()
         self._complained = False
+
+    def set_node(self, node: NodeFacts) -> None:
+        """Its addresses may be those that serve NodePorts."""
+        self._config = self._config.for_node(node)
 
     def remember(self, program: Program) -> None:
         """What a run before us served, by the rules that it left."""

@@ -51,6 +51,8 @@ def _teller(agent: Agent) -> Iterator[Teller]:
 
 def _nodeport_hosts(agent: Agent, config: NodeConfig, family: IPFamily) -> tuple[str, ...]:
     """The node's addresses that serve NodePorts; none: all do."""
-    networks = [ipaddress.ip_network(cidr) for cidr in config.nodeport_cidrs(family)]
-    ips = NodeFacts.of(agent.node).addresses if agent.node else ()
-    return tuple(ip for ip in ips if any(ipaddress.ip_address(ip) in network for network in networks))
+    if agent.node is None:
+        return ()
+    node = NodeFacts.of(agent.node)
+    networks = [ipaddress.ip_network(cidr) for cidr in config.for_node(node).nodeport_cidrs(family)]
+    return tuple(ip for ip in node.addresses if any(ipaddress.ip_address(ip) in n for n in networks))

@@ -74,12 +74,15 @@ def _follow_until_signal(cluster: _Cluster, **settings: Any) -> None:
     from local_dataplane.start import open_agent
 
     detect = Detect(settings["detect_local"])
+    nodeports = settings["nodeport_addresses"].strip()
+    primary = nodeports == "primary"
     config = NodeConfig(
         cluster_cidrs=canonical_cidrs(settings["cluster_cidr"], "--cluster-cidr"),
         masquerade_all=settings["masquerade_all"],
         masquerade_bit=settings["masquerade_bit"],
         refusal_bit=settings["refusal_bit"],
-        nodeport_addresses=canonical_cidrs(settings["nodeport_addresses"], "--nodeport-addresses"),
+        nodeport_addresses=() if primary else canonical_cidrs(nodeports, "--nodeport-addresses"),
+        nodeport_primary=primary,
         detect_local=detect,
         pod_interface=settings[_INTERFACE_OF[detect]] if detect in _INTERFACE_OF else "",
         localhost_nodeports=settings["localhost_nodeports"],
@@ -189,9 +192,10 @@ def _follow_until_signal(cluster: _Cluster, **settings: Any) -> None:
 )
 @options.option(
     "--nodeport-addresses",
-    metavar="CIDR,…",
+    metavar="CIDR,…|primary",
     default="",
-    help="Serve NodePorts on the node's addresses in these networks; by default on all but loopback.",
+    help="Serve NodePorts on the node's addresses in these networks, or (primary) on its first of each "
+    "family; by default on all but loopback.",
 )
 @options.option(
     "--localhost-nodeports",

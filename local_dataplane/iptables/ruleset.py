@@ -37,7 +37,7 @@ class Ruleset:
         self.chains: dict[ChainKey, Rules] = {}
         self.dirty: set[ChainKey] = set()
         self.table = ForwardingTable()
-        self._config = config
+        self._config = config.for_node(node)
         self._node = node
         self._fragments: dict[PortKey, Fragment] = {}
         self._owners: dict[str, PortKey] = {}  # chain of a fragment -> its Service port
@@ -66,6 +66,7 @@ class Ruleset:
         is a Pod."""
         if node != self._node:
             self._node = node
+            self._config = self._config.for_node(node)
             self._pods = self._config.pods(self.family, node)
             self._render_fixed()
             self.replace(list(self.table.states.items()))

@@ -72,7 +72,7 @@ class Ruleset:
         if node == self._node:
             return
         self._node = node
-        config = self._where.config
+        config = self._where.config.for_node(node)
         where = Where(self.family, config, config.pods(self.family, node))
         if where != self._where:
             self._where = where

@@ -91,6 +91,21 @@ def test_pods_are_told_by_their_interfaces(
 
 
 @pytest.mark.parametrize("mode", ["iptables", "nftables"])
+def test_nodeports_on_the_first_address(
+    two_nodes: tuple[Lab, NodeHost, NodeHost], agent: Callable[..., NodeHost], mode: str
+) -> None:
+    lab, *_ = two_nodes
+    client = lab.hosts["client-1"]
+    node = agent("--mode", mode, "--nodeport-addresses", "primary")
+    second = str(node.pod_cidr[1])  # the gateway of its Pods
+    client.route(second, via=node)
+    assert isinstance(client.http_get(node.ipv4, NODE_PORT), Reply)
+    assert isinstance(client.http_get(second, NODE_PORT), Refused)
+    agent("--mode", mode)
+    assert isinstance(client.http_get(second, NODE_PORT), Reply)
+
+
+@pytest.mark.parametrize("mode", ["iptables", "nftables"])
 def test_nodeports_on_localhost_and_the_guard(
     two_nodes: tuple[Lab, NodeHost, NodeHost], agent: Callable[..., NodeHost], mode: str
 ) -> None:
