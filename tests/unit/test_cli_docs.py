@@ -11,7 +11,7 @@ from lbprov.cli.main import VERBS
 from lbprov.logic.annotations import ALLOWED, SOURCE_RANGES
 
 DOC = (Path(__file__).parents[2] / "docs/cli.md").read_text()
-OURS = ("reconcile", "plan", "diff", "status", "providers")
+OURS = ("reconcile", "plan", "diff", "gc", "status", "providers")
 
 
 def _flags(verb: str) -> set[str]:
