@@ -213,15 +213,15 @@ def _port(
         **wishes.port_attributes.get(listener.port, {}),
     }
     fit, unfit = attributes.of_group(asked, group_protocol, tls=tls is not None)
+    check = health.check_for(group_protocol, desired.health_check_node_port, wishes.check, desired.listeners)
+    unfit += health.doubts(check, group_protocol)
     complaints += [f"port {listener.port}: {why}" for why in unfit]
     return Port(
         port=listener.port,
         protocol=protocol,
         node_port=listener.node_port,
         group_protocol=group_protocol,
-        check=health.check_for(
-            group_protocol, desired.health_check_node_port, wishes.check, desired.listeners
-        ),
+        check=check,
         attributes=fit,
         tls=tls,
     )

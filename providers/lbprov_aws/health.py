@@ -44,6 +44,13 @@ def _usual(protocol: Protocol, health_check_node_port: int) -> HealthCheck:
     return HealthCheck("HTTP", KUBE_PROXY_HEALTH_PORT, "/healthz")
 
 
+def doubts(check: HealthCheck, protocol: Protocol) -> list[str]:
+    """Why such a check cannot pass."""
+    if protocol is Protocol.UDP and check.port == "traffic-port":
+        return [f"a check by {check.protocol} of its UDP port never passes: name another healthcheck-port"]
+    return []
+
+
 def complaints(wish: CheckWish) -> tuple[str, ...]:
     """What of the wish has no effect."""
     if wish.timeout_s and wish.interval_s and wish.timeout_s > wish.interval_s:

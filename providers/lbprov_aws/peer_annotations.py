@@ -111,7 +111,12 @@ TABLE = (
         _ALBC,
     ),
     _yes(INTERNAL, "Any value but `false`: internal. `lbprov.io/scheme` and `scheme` win over it."),
-    _yes(NAME, "The load balancer's name, when it is made: 1 to 32 letters, digits and hyphens.", _ALBC),
+    _yes(
+        NAME,
+        "The load balancer's name, when it is made: 1 to 32 letters, digits and hyphens. One that replaces "
+        "another one gets a suffix, as a name has one holder.",
+        _ALBC,
+    ),
     _yes(SUBNETS, "Ids or values of the tag `Name`, one per zone, when the load balancer is made."),
     _yes(
         IP_ADDRESS_TYPE,

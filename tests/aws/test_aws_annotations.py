@@ -395,6 +395,13 @@ def test_health_checks_as_asked_for(port: Listener, says: dict[str, str], local:
     assert str(found.check) == check
 
 
+def test_check_that_cannot_pass_is_told() -> None:
+    found = wanted(WEB, DNS, says={"healthcheck-port": "traffic-port"})
+    assert complaints(found) == [
+        "port 53: a check by TCP of its UDP port never passes: name another healthcheck-port"
+    ]
+
+
 def test_timeout_beyond_the_interval() -> None:
     found = wanted(says={"healthcheck-interval": "10", "healthcheck-timeout": "20"})
     assert found.ports[0].check.timeout_s == 10
