@@ -423,3 +423,19 @@ def test_as_a_controller_that_seals(lab: Lab) -> None:
     desk.restart()
     assert desk.reconcile().result is Result.UNCHANGED
     assert lab.provider.calls().write == 0
+
+
+def test_name_that_is_asked_for_has_one_holder(lab: Lab) -> None:
+    """A successor of a load balancer that goes on being asked for by its name has that name with a suffix;
+    who asks for another name gets that by replacement too, and it ends there."""
+    name = "service.beta.kubernetes.io/aws-load-balancer-name"
+    desk = Desk(lab, annotations={**SEAMLESS, **PUBLIC, name: "my-shop"})
+    desk.settle()
+    assert served_by(desk).name == "my-shop"
+    for change, begins in ((INTERNAL, "my-shop-"), ({name: "other"}, "other-")):
+        desk.change(annotations=change)
+        until_switched(desk)
+        desk.settle()
+        (balancer,) = lab.world.load_balancers()
+        assert balancer.name.startswith(begins)
+        assert desk.reconcile().result is Result.UNCHANGED
