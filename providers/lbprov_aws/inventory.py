@@ -115,12 +115,12 @@ class Inventory:
         with self._asking_of_others:
             asked_s = self._asked_of_others_s
             if asked_s is None or self._now_s() - asked_s >= max_age_s:
-                self._asked_of_others_s = self._now_s()
-                self._made_by_others, self._may_not_ask = {}, None
+                began_s = self._now_s()
                 try:
-                    self._made_by_others = self._ask_of_others()
+                    self._made_by_others, self._may_not_ask = self._ask_of_others(), None
                 except Denied as denied:
-                    self._may_not_ask = denied
+                    self._made_by_others, self._may_not_ask = {}, denied
+                self._asked_of_others_s = began_s  # no answer is not the answer that there is nothing
             if required and self._may_not_ask is not None:
                 raise self._may_not_ask
             return self._made_by_others.get(service)

@@ -322,6 +322,21 @@ def test_asked_for_where_we_may_not_look(lab: Lab) -> None:
     lab.reconcile(lab.desired("other"))
 
 
+@pytest.mark.usefixtures("impatient_sdk")
+def test_an_answer_that_does_not_come_is_waited_for(lab: Lab) -> None:
+    """And is not taken for the answer that there is nothing."""
+    made = cloud_provider_aws(lab)
+    desk = Desk(lab)
+    lab.provider.owners()
+    lab.server.fail("GetResources", "ThrottledException", times=8)
+    for _ in range(2):
+        assert desk.reconcile().result is Result.PENDING
+    outcome = desk.reconcile()
+    assert outcome.result is Result.FAILED
+    assert made.dns_name in outcome.message
+    assert len(lab.world.load_balancers()) == 1
+
+
 def test_looking_for_what_others_made_costs_two_calls_for_all_services(lab: Lab) -> None:
     lab.reconcile(lab.desired("first"))
     assert lab.provider.calls().by_operation["GetResources"] == 3
