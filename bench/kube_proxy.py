@@ -2,7 +2,8 @@
 
 Every proxy runs with its defaults, alone on a node of the lab, on one real API server with the same Services
 (two endpoints each). Measured from outside, by packets: from the write to the API server to the first answer
-of the endpoint that it is about. One proxy after the other, never two at a time.
+of the endpoint that it is about. One proxy after the other, never two at a time. What a connection costs is
+measured by `bench.dataplane` and `bench.dataplane_nftables`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ PROXIES = (
     "lbprov nftables",
 )
 BASELINES = {"lbprov iptables": "kube-proxy iptables", "lbprov nftables": "kube-proxy nftables"}
-CHANGES, ADDITIONS, CONNECTIONS = 15, 5, 400
+CHANGES, ADDITIONS = 15, 5
 CHURN_S, CHURN_PER_S = 15, 20
 _PAUSE_S = 1.2  # kube-proxy gathers for a second what comes soon after a write
 _PATIENCE_S = 900.0
@@ -58,8 +59,6 @@ class Figures:
     add_s: list[float] = field(default_factory=list)
     churn_cpu_s: float = 0.0
     rss_bytes: int = 0
-    connect_s: float = 0.0
-    elsewhere_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -107,8 +106,6 @@ class Bench:
                 figures.start_s = time.monotonic() - began_s
                 figures.start_cpu_s = _cpu_s(proxy)
                 self._changes(asker, proxy, figures)
-                figures.connect_s = _connect(asker, last.cluster_ip(4))
-                figures.elsewhere_s = _connect(asker, pods["web-b"].ipv4)
                 self._churn(proxy, figures)
                 figures.rss_bytes = _rss_bytes(proxy)
                 proxy.end()
@@ -176,25 +173,6 @@ def _rss_bytes(proxy: Proxy) -> int:
     return int(status.partition("VmRSS:")[2].split()[0]) * 1024
 
 
-_CLIENT = """
-import socket, statistics, struct, sys, time
-times = []
-for _ in range(int(sys.argv[2])):
-    s = socket.socket()
-    s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    t = time.perf_counter(); s.connect((sys.argv[1], 80)); times.append(time.perf_counter() - t)
-    s.close()
-print(statistics.median(times))
-"""
-
-
-def _connect(asker: PodHost, ip: str) -> float:
-    """Median time of a TCP connect, seconds. No more of them than the queue of the server holds."""
-    return float(
-        asker.run([sys.executable, "-I", "-S", "-c", _CLIENT, ip, str(CONNECTIONS)], timeout_s=120).stdout
-    )
-
-
 # ── the table ──
 
 
@@ -237,8 +215,6 @@ FIGURES = (
     Figure("Service added → it answers, p50", "ms", lambda f: statistics.median(f.add_s) * 1e3),
     Figure("a minute of 20 changes a second, CPU", "s", lambda f: f.churn_cpu_s),
     Figure("RSS", "MB", lambda f: f.rss_bytes / 1e6),
-    Figure("connect to the last Service, p50", "us", lambda f: f.connect_s * 1e6),
-    Figure("connect past all Services, p50", "us", lambda f: f.elsewhere_s * 1e6),
 )
 
 
