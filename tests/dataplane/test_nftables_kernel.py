@@ -159,11 +159,11 @@ def test_what_the_kernel_refuses_is_left_out(node: Host, bad: tuple[int, ...]) -
 
 
 def test_killed_at_any_moment_it_converges(node: Host) -> None:
-    """kill -9 around a transaction of 2,000 Services: all are old or all are new."""
-    _script(node, "IPv4", 2000, 1, 0)
-    for moment_s in (0.0, 0.05, 0.1, 0.2):
+    """kill -9 around a transaction of 1,000 Services: all are old or all are new."""
+    _script(node, "IPv4", 1000, 1, 0)
+    for moment_s in (0.02, 0.06, 0.12):
         process = node.popen(
-            [sys.executable, str(SCRIPT), "IPv4", "2000", "5", "0"],
+            [sys.executable, str(SCRIPT), "IPv4", "1000", "5", "0"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )
@@ -175,10 +175,10 @@ def test_killed_at_any_moment_it_converges(node: Host) -> None:
         process.stderr.close()
         listed = node.run(["nft", "list", "map", "ip", "lbprov", "endpoints"]).stdout
         generations = re.findall(r": 10\.244\.(\d+)\.", listed)
-        assert len(generations) == 2000
+        assert len(generations) == 1000
         assert set(generations[3:]) in ({"1"}, {"5"}) or set(generations) in ({"1", "2"}, {"5", "6"})
-        _script(node, "IPv4", 2000, 1, 0)
-    assert _script(node, "IPv4", 2000, 5, 0)["true"]
+        _script(node, "IPv4", 1000, 1, 0)
+    assert _script(node, "IPv4", 1000, 5, 0)["true"]
 
 
 # ── the agent ──
@@ -187,8 +187,7 @@ def test_killed_at_any_moment_it_converges(node: Host) -> None:
 def test_foreign_tables_are_the_same_before_and_after(node: Host, folder: Any) -> None:
     node.run(["nft", "-f", "-"], input=FOREIGN)
     before = _tables(node)
-    for _ in range(2):
-        _lbprov(node, *_once(node, folder, "--mode", "nftables"))
+    _lbprov(node, *_once(node, folder, "--mode", "nftables"))
     now = _tables(node)
     assert {"ip lbprov", "ip6 lbprov"} == now.keys() - before.keys()
     assert {name: now[name] for name in before} == before
@@ -201,14 +200,15 @@ def test_foreign_tables_are_the_same_before_and_after(node: Host, folder: Any) -
 @pytest.mark.parametrize("backend", ["nft", "legacy"])
 def test_a_change_of_mode_takes_the_old_rules_away(node: Host, folder: Any, backend: str) -> None:
     iptables = ("--mode", "iptables", "--iptables-backend", backend)
-    for _ in range(2):
-        _lbprov(node, *_once(node, folder, *iptables))
-        assert "LBP-SERVICES" in node.run([f"iptables-{backend}-save"]).stdout
-        assert "ip lbprov" not in _tables(node)
-        _lbprov(node, *_once(node, folder, "--mode", "nftables"))
-        assert {"ip lbprov", "ip6 lbprov"} <= _tables(node).keys()
-        assert "LBP-" not in node.run([f"iptables-{backend}-save"]).stdout
-        assert "LBP-" not in node.run([f"ip6tables-{backend}-save"]).stdout
+    _lbprov(node, *_once(node, folder, *iptables))
+    assert "LBP-SERVICES" in node.run([f"iptables-{backend}-save"]).stdout
+    _lbprov(node, *_once(node, folder, "--mode", "nftables"))
+    assert {"ip lbprov", "ip6 lbprov"} <= _tables(node).keys()
+    assert "LBP-" not in node.run([f"iptables-{backend}-save"]).stdout
+    assert "LBP-" not in node.run([f"ip6tables-{backend}-save"]).stdout
+    _lbprov(node, *_once(node, folder, *iptables))
+    assert "LBP-SERVICES" in node.run([f"iptables-{backend}-save"]).stdout
+    assert not {"ip lbprov", "ip6 lbprov"} & _tables(node).keys()
 
 
 def test_auto_says_why(node: Host, folder: Any) -> None:
