@@ -467,7 +467,7 @@ def test_mark_taken_off_behind_our_back(lab: Lab) -> None:
     desired = lab.desired()
     lab.reconcile(desired)
     (balancer,) = lab.world.load_balancers()
-    lab.world.elbv2.remove_tags(ResourceArns=[balancer.arn], TagKeys=[names.UID])
+    lab.world.elbv2.add_tags(ResourceArns=[balancer.arn], Tags=[{"Key": names.CLUSTER, "Value": "another"}])
     lab.provider.owners()
     with pytest.raises(UserError, match="belong to somebody else"):
         lab.reconcile(desired)
