@@ -165,7 +165,9 @@ class ReasonDoc:
 class ProviderSpec:
     """How a plugin introduces itself. `extra`: what to install (`lbprov[aws]`) if `build` raises
     ModuleNotFoundError. `needs_node_ports`: a Service without NodePorts cannot be served. `annotations`:
-    those beginning `lbprov.io/` that this provider reads beside the core's; others are told as unknown."""
+    those beginning `lbprov.io/` that this provider reads beside the core's; others are told as unknown.
+    `in_flight_s`: for how long after a process was killed what it had asked for may still come about, or not
+    be shown yet."""
 
     name: str
     load_balancer_class: str
@@ -175,6 +177,7 @@ class ProviderSpec:
     extra: str = ""
     options: tuple[ProviderOption, ...] = ()
     needs_node_ports: bool = True
+    in_flight_s: float = 0.0
     annotations: tuple[str, ...] = ()
     reasons: tuple[ReasonDoc, ...] = ()
 

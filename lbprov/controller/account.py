@@ -30,18 +30,20 @@ class Account:
     events: list[Event] = field(default_factory=list)
     _emitted: int = 0
 
-    def claim(self) -> None:
+    def claim(self) -> bool:
         """Durable when it returns: the first write to the world comes after it. Claim before finalizer, so
-        that a finalizer is never nobody's."""
+        that a finalizer is never nobody's. Whether it is the first one: nothing can have been made before."""
         service = self.service
         if claimed(service) != self.claimant.provider:
             first = conditions.ready(Reason.ENSURING, "the load balancer is being made")
             told = () if service.condition(conditions.READY) else (first,)
             self._write(service.ingress, conditions.with_(service, claim(self.claimant), *told))
-        if FINALIZER not in service.finalizers and not self.dry_run:
-            with _told():
-                self.cluster.add_finalizer(service.key, FINALIZER)
-            self.service = replace(self.service, finalizers=(*service.finalizers, FINALIZER))
+        if FINALIZER in service.finalizers or self.dry_run:
+            return False
+        with _told():
+            self.cluster.add_finalizer(service.key, FINALIZER)
+        self.service = replace(self.service, finalizers=(*service.finalizers, FINALIZER))
+        return True
 
     def release(self) -> None:
         """Once a fresh look at the world has shown nothing of ours. The claim goes last: until then, whatever

@@ -81,7 +81,8 @@ class Reconciler:
 
     `dry_run`: plans, and writes neither to the world nor to the cluster. `adopt`: what other controllers have
     made for Services is taken over, unless a Service says otherwise. `turn_s`: after so long, what is left to
-    do is left to the next call."""
+    do is left to the next call. `in_flight_s`: for so long from now on, a world that shows nothing of a
+    Service may only be late: another process may have been killed just after it had asked for something."""
 
     def __init__(
         self,
@@ -92,6 +93,7 @@ class Reconciler:
         own_classless: bool = False,
         dry_run: bool = False,
         turn_s: float = math.inf,
+        in_flight_s: float = 0.0,
         now_s: Callable[[], float] = time.monotonic,
         adopt: bool = False,
     ) -> None:
@@ -104,6 +106,8 @@ class Reconciler:
         self._settled = Settled()
         self._reminders = Reminders(now_s)
         self._turn_s = turn_s
+        self._in_flight_until_s = now_s() + in_flight_s
+        self._begun: set[str] = set()  # uids of Services that no former process has worked on
         self._now_s = now_s
 
     def decide(self, service: Service, *, owns: bool = False) -> Decision:
@@ -177,7 +181,8 @@ class Reconciler:
             # Only the world knows whether what we wait for has come about.
             observed = self._provider.observe(owner, desired, fresh=True)
         plan = after = self._planned(attempt, owner, desired, observed)
-        account.claim()
+        if account.claim() and self._now_s() < self._in_flight_until_s:
+            self._begun.add(service.uid)
         drift = self._settled.drift(desired, plan)
         if self._settled.is_about_hosts(desired):
             attempt.hosts = tuple(target.node_name for target in targets)
@@ -221,6 +226,7 @@ class Reconciler:
     def _clean_up(self, attempt: _Attempt) -> Outcome:
         account = attempt.account
         self._remove(attempt, owner_of(self._cluster.name, account.service), "the Service")
+        self._wait_for_what_is_late(account.service)
         account.events.append(events.DELETED)
         account.release()
         self._settled.forget(account.service.key)
@@ -240,6 +246,18 @@ class Reconciler:
         if left.steps:
             kinds = ", ".join(dict.fromkeys(step.kind for step in left.steps))
             raise RetryLater(f"{whose} still has resources that are going away: {kinds}", GONE_POLL_S)
+
+    def _wait_for_what_is_late(self, service: Service) -> None:
+        """Raises `RetryLater` while a former process's last request may still come about: the next look finds
+        it. (What comes even later is told as an orphan.)"""
+        late_s = self._in_flight_until_s - self._now_s()
+        if (
+            late_s > 0
+            and FINALIZER in service.finalizers
+            and service.uid not in self._begun
+            and not self._dry_run
+        ):
+            raise RetryLater("what was asked for just before the last start may come yet", late_s)
 
     def _planned(self, attempt: _Attempt, owner: Owner, desired: LoadBalancer | None, observed: Any) -> Plan:
         plan = self._provider.plan(desired, observed)

@@ -91,6 +91,7 @@ class Term:
             spec,
             own_classless=settings.own_classless,
             turn_s=TURN_S,
+            in_flight_s=spec.in_flight_s,
             now_s=now_s,
         )
         self._turn = Turn(

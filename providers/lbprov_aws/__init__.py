@@ -21,5 +21,6 @@ SPEC = ProviderSpec(
     build=_build,
     extra="lbprov[aws]",
     options=OPTIONS,
+    in_flight_s=15.0,
     reasons=REASONS,
 )

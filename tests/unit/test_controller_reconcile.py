@@ -810,3 +810,37 @@ def test_a_value_of_any_length_leaves_room_for_the_remedy() -> None:
     assert condition is not None
     assert len(condition.message) < 250
     assert condition.message.endswith("(250000 characters) is not allowed: internet-facing or internal")
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_what_a_killed_process_had_asked_for_may_come_after_the_first_look(late: bool) -> None:
+    """What is being made while its maker is killed and its Service deleted is not leaked."""
+    bench = Bench()
+    bench.cluster.put(SERVICE)
+    bench.outcome()
+    under_way = dict(bench.world.resources)
+    bench.world.resources.clear()
+    bench.cluster.delete(KEY)
+    bench.restart(in_flight_s=15.0, now_s=bench.clock.now_s)
+    bench.clock.advance(5)
+    outcome = bench.outcome()
+    assert (outcome.result, outcome.retry_after_s) == (Result.PENDING, 10.0)
+    assert bench.kinds == []
+    assert FINALIZER in bench.cluster.get(KEY).finalizers
+    if late:
+        bench.world.resources.update(under_way)
+    bench.clock.advance(10)
+    while (outcome := bench.outcome()).result is Result.PENDING:
+        assert FINALIZER in bench.cluster.get(KEY).finalizers
+    assert outcome.result is Result.DELETED
+    assert bench.kinds == []
+
+
+def test_what_no_former_process_has_worked_on_is_deleted_at_once() -> None:
+    bench = Bench()
+    bench.restart(in_flight_s=15.0, now_s=bench.clock.now_s)
+    bench.cluster.put(SERVICE)
+    bench.outcome()
+    bench.cluster.delete(KEY)
+    assert bench.outcome().result is Result.DELETED
+    assert bench.kinds == []
