@@ -366,15 +366,13 @@ def test_in_a_pod(
     """The pod's files and environment; the token is exchanged by the kubelet meanwhile."""
     (tmp_path / "ca.crt").write_text(control_plane.ca_pem)
     (tmp_path / "namespace").write_text(installed)
-    (tmp_path / "token").write_text(control_plane.token(installed, "lbprov-controller"))
+    (tmp_path / "token").write_text("expired")
     host, port = control_plane.server.removeprefix("https://").split(":")
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", host)
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", port)
     cluster = ApiCluster(Transport(Place.find(None, None, tmp_path)), "test")
     assert cluster.transport.namespace == installed
-    assert cluster.snapshot().services
-    cluster.transport._credentials._configuration.api_key["BearerToken"] = "bearer expired"
-    cluster.transport._credentials._configuration.refresh_api_key_hook = None
+    (tmp_path / "token").write_text(control_plane.token(installed, "lbprov-controller"))
     assert cluster.snapshot().services, "a 401 makes it read the file again"
 
 

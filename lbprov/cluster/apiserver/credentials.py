@@ -1,4 +1,5 @@
-"""Which API server, and who we are there: the official client's configuration, its loaders and its pool.
+"""Which API server, and who we are there: by `plain_identity` where that is enough, else by the official
+client's configuration, its loaders and its pool.
 
 The one importer of `kubernetes` (0.65 s and 57 MiB, so inside functions). Of that client only what has been
 stable for years is used: the configuration, the two loaders (in-cluster files; kubeconfig with exec, OIDC and
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from lbprov.cluster.apiserver import plain_identity
 from lbprov.cluster.apiserver.errors import Denied
 from lbprov.model import UserError
 
@@ -66,9 +68,9 @@ class Place:
 class Credentials:
     """A pool of connections and the headers that say who we are. Thread-safe.
 
-    Tokens are renewed by the client's own hooks (in-cluster: the file is read again every minute; exec and
-    OIDC: shortly before they expire). `reload` starts from the files again, for what no hook sees: a
-    kubeconfig rewritten, a certificate or CA exchanged, a token revoked.
+    Tokens are renewed in time (a token's file is read again every minute; exec plugins and OIDC are asked
+    shortly before they expire). `reload` starts from the files again, for what no hook sees: a kubeconfig
+    rewritten, a certificate or CA exchanged, a token revoked.
     """
 
     def __init__(self, place: Place, dress: Callable[[urllib3.PoolManager], None] = lambda _: None) -> None:
@@ -79,10 +81,11 @@ class Credentials:
         self._load()
 
     def _load(self) -> None:
-        configuration = _configuration(self.place)
-        pool = _pool(configuration)
+        identity = _plain(self.place) or _ByTheClient(self.place)
+        # Pauses are ours: a refused connection is not tried four times at once.
+        pool = identity.pool(retries=False, maxsize=POOL_SIZE, socket_options=_socket_options())
         self._dress(pool)
-        self._configuration, self._pool = configuration, pool
+        self._identity, self._pool = identity, pool
 
     def reload(self) -> None:
         """Raises `UserError` as construction does; what was loaded before stays then."""
@@ -92,31 +95,69 @@ class Credentials:
     def current(self) -> tuple[urllib3.PoolManager, str, dict[str, str]]:
         """Pool, base URL, and headers of authentication. May run an exec plugin; `Denied` if that or a
         token's file fails."""
-        from kubernetes.config import ConfigException
-
         with self._lock:
             try:
-                settings = self._configuration.auth_settings()
-            except (ConfigException, OSError, ValueError) as error:
+                headers = self._identity.headers()
+            except (OSError, ValueError) as error:
                 message = f"{self.place}: no credentials: {_first_line(error)}"
                 raise Denied(message, status=401, retryable=True) from error
-            headers = {s["key"]: s["value"].strip() for s in settings.values() if s.get("value")}
             return self._pool, self.server, headers
 
     @property
     def server(self) -> str:
         """The base URL."""
-        return str(self._configuration.host).rstrip("/")
+        return self._identity.server
 
     @property
     def namespace(self) -> str:
         """The namespace we live in: the pod's, or the context's; `default` where neither says."""
-        if self.place.in_cluster:
-            try:
-                return (self.place.service_account_dir / "namespace").read_text().strip() or "default"
-            except OSError:
-                return "default"
-        return _context_of(self.place).get("namespace") or "default"
+        return self._identity.namespace
+
+
+def _plain(place: Place) -> plain_identity.PlainIdentity | None:
+    if place.in_cluster:
+        return plain_identity.of_pod(place.service_account_dir)
+    return plain_identity.of_kubeconfig(place.kubeconfig, place.context)
+
+
+class _ByTheClient:
+    """`PlainIdentity`'s counterpart for everything else. Raises `UserError`."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._configuration = _configuration(place)
+
+    def pool(self, **arguments: Any) -> urllib3.PoolManager:
+        from kubernetes.client.rest import RESTClientObject
+
+        configuration = self._configuration
+        configuration.retries = arguments["retries"]
+        configuration.connection_pool_maxsize = arguments["maxsize"]
+        configuration.socket_options = arguments["socket_options"]
+        try:
+            pool: urllib3.PoolManager = RESTClientObject(configuration).pool_manager
+        except OSError as error:
+            raise UserError(f"certificates: {_first_line(error)}", reason="NoCluster") from error
+        return pool
+
+    def headers(self) -> dict[str, str]:
+        from kubernetes.config import ConfigException
+
+        try:
+            settings = self._configuration.auth_settings()
+        except ConfigException as error:
+            raise ValueError(_first_line(error)) from error
+        return {s["key"]: s["value"].strip() for s in settings.values() if s.get("value")}
+
+    @property
+    def server(self) -> str:
+        return str(self._configuration.host).rstrip("/")
+
+    @property
+    def namespace(self) -> str:
+        if self._place.in_cluster:
+            return plain_identity.pod_namespace(self._place.service_account_dir)
+        return _context_of(self._place).get("namespace") or "default"
 
 
 def _configuration(place: Place) -> Any:
@@ -124,9 +165,6 @@ def _configuration(place: Place) -> Any:
     from kubernetes.config import incluster_config
 
     configuration = client.Configuration()
-    configuration.retries = False  # pauses are ours: a refused connection is not tried four times at once
-    configuration.connection_pool_maxsize = POOL_SIZE
-    configuration.socket_options = _socket_options()
     try:
         if place.in_cluster:
             loader: Any = incluster_config.InClusterConfigLoader
@@ -138,16 +176,6 @@ def _configuration(place: Place) -> Any:
     except (config.ConfigException, yaml.YAMLError, OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{place}: {_first_line(error)}", reason="NoCluster") from error
     return configuration
-
-
-def _pool(configuration: Any) -> urllib3.PoolManager:
-    from kubernetes.client.rest import RESTClientObject
-
-    try:
-        pool: urllib3.PoolManager = RESTClientObject(configuration).pool_manager
-    except OSError as error:
-        raise UserError(f"certificates: {_first_line(error)}", reason="NoCluster") from error
-    return pool
 
 
 def _context_of(place: Place) -> dict[str, Any]:
