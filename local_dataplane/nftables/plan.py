@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
+from lbprov.model import L4Protocol
+from local_dataplane.nftables import layout
 from local_dataplane.nftables import objects as ob
 from local_dataplane.nftables.objects import Chain, Change, Contents, Element
+from local_dataplane.nftables.render import Place
 from local_dataplane.nftables.ruleset import Ruleset, callees_first
 from local_dataplane.table import PortKey
 
@@ -35,7 +38,7 @@ def is_alien(ruleset: Ruleset, have: Contents) -> bool:
 
 def parts(ruleset: Ruleset, have: Contents | None) -> list[Part]:
     """What brings the dirty places from `have` to what is wanted; nothing of others is looked at. Chains that
-    nothing leads to any more are left to `removals`."""
+    nothing leads to any more are left to `removals`, and so are `traces`."""
     common, leftovers = Part(None), Part(None)
     if have is None:
         common.changes.append(ob.AddTable())
@@ -75,7 +78,7 @@ def _by_owner(ruleset: Ruleset, have: Contents) -> Iterable[tuple[PortKey | None
     changes: dict[PortKey | None, tuple[_BySet, _BySet]] = {}
     for (name, place), owner in ruleset.dirty.items():
         there, want = have.elements.get(name, {}).get(place), ruleset.elements[name].get(place)
-        if there == want:
+        if there == want or is_trace(ruleset, (name, place)):
             continue
         whose = owner or ruleset.owner_at((name, place))
         deletions, additions = changes.setdefault(whose, ({}, {}))
@@ -84,6 +87,26 @@ def _by_owner(ruleset: Ruleset, have: Contents) -> Iterable[tuple[PortKey | None
         if want is not None:
             additions.setdefault(name, []).append(want)
     return ((owner, *both) for owner, both in changes.items())
+
+
+def is_trace(ruleset: Ruleset, place: Place) -> bool:
+    """Whether an element is an endpoint by UDP of a frontend that is gone. No packet gets there, but flows
+    still lead to it: should we be killed before they are ended, it tells the next run of them."""
+    name, key = place
+    if name not in (layout.ENDPOINTS, layout.NODEPORT_ENDPOINTS) or key in ruleset.elements[name]:
+        return False
+    frontend = layout.frontend_of(key[:-4])
+    return frontend.protocol is L4Protocol.UDP and ruleset.table.holder(frontend) is None
+
+
+def traces(ruleset: Ruleset, have: Contents, places: Iterable[Place]) -> list[Change]:
+    """What takes away those elements that are there and not wanted."""
+    found: _BySet = {}
+    for name, key in places:
+        element = have.elements.get(name, {}).get(key)
+        if element is not None and key not in ruleset.elements[name]:
+            found.setdefault(name, []).append(element)
+    return [ob.DeleteElements(name, tuple(elements)) for name, elements in found.items()]
 
 
 def removals(ruleset: Ruleset, have: Contents, spared: Collection[str]) -> list[Change]:

@@ -20,6 +20,7 @@ from local_dataplane.nftables import objects as ob
 from local_dataplane.nftables import plan, read_back
 from local_dataplane.nftables.objects import Contents
 from local_dataplane.nftables.plan import Part
+from local_dataplane.nftables.render import Place
 from local_dataplane.nftables.ruleset import Ruleset
 from local_dataplane.table import ForwardingTable, PortKey, ServiceState
 
@@ -44,6 +45,7 @@ class NftablesProgram:
         self._watch = watch
         self._have: Contents | None = None
         self._undeletable: set[str] = set()
+        self._traces: set[Place] = set()
         self._is_unsure = False
         self._read()
         ruleset.adopt(self._have or Contents())
@@ -64,7 +66,8 @@ class NftablesProgram:
 
     @property
     def dead_chains(self) -> int:
-        return len(self._have.chains.keys() - self.ruleset.chains.keys()) if self._have else 0
+        chains = len(self._have.chains.keys() - self.ruleset.chains.keys()) if self._have else 0
+        return chains + len(self._traces)
 
     @property
     def guards_localhost(self) -> bool:
@@ -74,8 +77,7 @@ class NftablesProgram:
         return read_back.forwarded(self._have) if self._have else []
 
     def unused_backends(self) -> frozenset[tuple[L4Protocol, Backend]]:
-        """None: elements go in the transaction that makes them useless."""
-        return frozenset()
+        return read_back.unused_backends(self._have) if self._have else frozenset()
 
     # ── what is called ──
 
@@ -95,6 +97,19 @@ class NftablesProgram:
         return self.apply(dict(self.left_out)) if self.left_out else Written()
 
     def sweep(self) -> Written:
+        return self._remove_traces() + self._remove_chains()
+
+    def _remove_traces(self) -> Written:
+        changes = plan.traces(self.ruleset, self._have or Contents(), self._traces)
+        try:
+            written = self._carry_out([Part(None, changes)]) if changes else Written()
+        except _Failed:  # somebody else has taken them away
+            self._read()
+            return Written()
+        self._traces.clear()
+        return written
+
+    def _remove_chains(self) -> Written:
         if self._have is None:
             return Written()
         changes = plan.removals(self.ruleset, self._have, self._undeletable)
@@ -154,6 +169,7 @@ class NftablesProgram:
     def _write(self) -> Written:
         parts = self._plan()
         written = self._carry_out(parts) if parts else Written()
+        self._note_traces()
         self.ruleset.dirty.clear()
         self.ruleset.dirty_chains.clear()
         return written
@@ -184,6 +200,11 @@ class NftablesProgram:
         self._have = self._kernel.read()
         self._is_unsure = False
         self.ruleset.compare(self._have or Contents())
+        self._traces.clear()
+        self._note_traces()
+
+    def _note_traces(self) -> None:
+        self._traces |= {place for place in self.ruleset.dirty if plan.is_trace(self.ruleset, place)}
 
     def _leave_out(self, key: PortKey, message: str) -> None:
         state = self.table.states.get(key)

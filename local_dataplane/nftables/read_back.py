@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lbprov.model import L4Protocol
 from local_dataplane.endpoints import Backend
 from local_dataplane.mode import Forwarded
 from local_dataplane.nftables import fixed, layout
@@ -27,3 +28,15 @@ def forwarded(contents: Contents) -> list[Forwarded]:
         for key, element in contents.elements.get(name, {}).items()
     ]
     return sorted(found, key=lambda f: f.frontend)
+
+
+def unused_backends(contents: Contents) -> frozenset[tuple[L4Protocol, Backend]]:
+    """Endpoints of frontends that no packet can reach any more (`plan.is_trace`)."""
+    reached = {key for name in layout.DISPATCH for key in contents.elements.get(name, {})}
+    found = set()
+    for name in (layout.ENDPOINTS, layout.NODEPORT_ENDPOINTS):
+        for place, element in contents.elements.get(name, {}).items():
+            key, _, _ = layout.endpoint_number(place)
+            if key not in reached:
+                found.add((layout.frontend_of(key).protocol, layout.backend_of(element.data)))
+    return frozenset(found)

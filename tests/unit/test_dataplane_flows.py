@@ -20,8 +20,15 @@ from local_dataplane.iptables.ruleset import Ruleset
 from local_dataplane.kernel import conntrack, netlink
 from local_dataplane.kernel.conntrack import FakeConntrack
 from local_dataplane.kernel.fake_iptables import FakeIptables
+from local_dataplane.kernel.fake_nftables import FakeNftables
+from local_dataplane.kernel.nft_watch import NftWatch
 from local_dataplane.kernel.watch import RuleWatch
+from local_dataplane.mode import Program
+from local_dataplane.nftables.layout import ENDPOINTS
+from local_dataplane.nftables.program import NftablesProgram
+from local_dataplane.nftables.ruleset import Ruleset as NftablesRuleset
 from local_dataplane.program import FamilyProgram
+from local_dataplane.selection import Mode
 from local_dataplane.table import ForwardingTable, Frontend, PortKey, ServiceState
 
 V4, V6, UDP = IPFamily.IPV4, IPFamily.IPV6, L4Protocol.UDP
@@ -158,19 +165,71 @@ def test_what_could_not_be_read_is_judged_the_next_time(caplog: pytest.LogCaptur
     assert keeper.judge(program) == 1
 
 
-@pytest.mark.parametrize("swept", [True, False], ids=["rules still there", "killed after the rules had gone"])
-def test_a_start_ends_flows_of_what_went_meanwhile(swept: bool) -> None:
-    kernel = FakeIptables()
-    before = _program(kernel)
+def _starts(mode: Mode) -> Callable[[], Program]:
+    """Each call is an agent's start on the same kernel."""
+    iptables, nftables = FakeIptables(), FakeNftables()
+    if mode is Mode.IPTABLES:
+        return lambda: _program(iptables)
+    return lambda: NftablesProgram(nftables, NftablesRuleset(V4, NodeConfig(), NodeFacts("n")), NftWatch())
+
+
+@pytest.mark.parametrize("mode", [Mode.IPTABLES, Mode.NFTABLES])
+@pytest.mark.parametrize(
+    "kills",
+    [
+        pytest.param(0, id="rules still there"),
+        pytest.param(1, id="killed after the rules had gone"),
+        pytest.param(2, id="and once more, at the next start"),
+    ],
+)
+def test_a_start_ends_flows_of_what_went_meanwhile(mode: Mode, kills: int) -> None:
+    start = _starts(mode)
+    before = start()
     before.apply({(s := _state("a", OLD)).key: s})
-    if not swept:
-        before.apply({s.key: None})
-    flows = FakeConntrack([_flow(VIP, 53, OLD), _flow(VIP, 53, NEW)])
-    keeper, program = FlowKeeper(flows, NodeConfig()), _program(kernel)
+    for kill in range(kills):
+        (start() if kill else before).apply({} if kill else {s.key: None})
+    here, elsewhere = [_flow(VIP, 53, OLD), _flow(NODE_IP, 30053, OLD)], _flow(VIP, 53, NEW)
+    flows = FakeConntrack([*here, elsewhere])
+    keeper, program = FlowKeeper(flows, NodeConfig()), start()
     keeper.remember(program)
     program.apply({})
-    assert keeper.judge(program) == 1
-    assert flows.flows == [_flow(VIP, 53, NEW)]
+    # The node's address is not this machine's: no flow there is a NodePort's, but whoever answers tells.
+    assert keeper.judge(program) == (2 if kills else 1)
+    assert elsewhere in flows.flows
+    assert program.check(thoroughly=True) is None, "what is still to go is nobody's damage"
+    program.sweep()
+    assert (program.dead_chains, start().unused_backends()) == (0, frozenset())
+
+
+def test_endpoints_of_a_service_that_comes_back_stay() -> None:
+    start = _starts(Mode.NFTABLES)
+    program = start()
+    program.apply({(s := _state("a", OLD, NEW)).key: s})
+    program.apply({s.key: None})
+    assert start().unused_backends() == {(UDP, OLD), (UDP, NEW)}
+    program.apply({(s := _state("a", NEW)).key: s})
+    program.sweep()
+    found = start()
+    assert {f.frontend: f.backends for f in found.forwarded()} == {
+        Frontend(VIP, UDP, 53): (NEW,),
+        Frontend("", UDP, 30053): (NEW,),
+    }
+    assert found.unused_backends() == frozenset()
+
+
+def test_traces_that_somebody_else_has_taken_away_stop_nothing() -> None:
+    kernel = FakeNftables()
+    program = NftablesProgram(kernel, NftablesRuleset(V4, NodeConfig(), NodeFacts("n")), NftWatch())
+    program.apply({(s := _state("a", OLD)).key: s})
+    program.apply({s.key: None})
+    changed = kernel.read()
+    assert changed is not None
+    changed.elements[ENDPOINTS].clear()
+    kernel.foreign(changed)
+    program.sweep()
+    program.sweep()
+    assert program.dead_chains == 0
+    assert program.check(thoroughly=True) is None
 
 
 def test_rules_are_read_back() -> None:
