@@ -10,7 +10,7 @@ from lbprov.api import RetryLater
 from lbprov_aws import elbv2, writes
 from lbprov_aws.hands import Hands
 from lbprov_aws.refusals import DUPLICATE, QUOTA, Refused
-from lbprov_aws.resources import TargetGroupRecord
+from lbprov_aws.resources import LoadBalancerRecord, TargetGroupRecord
 from lbprov_aws.room import GROUPS, TARGETS, fill, part_key, target_key
 
 
@@ -99,6 +99,8 @@ def delete_target_group(hands: Hands, body: writes.DeleteTargetGroup) -> None:
     if hands.inventory.is_gone(body.arn):
         return
     group = hands.own(body.arn, body.owner, TargetGroupRecord)
+    if _is_led_to(hands, body):
+        return
     try:
         elbv2.delete(hands.cloud, "DeleteTargetGroup", TargetGroupArn=body.arn)
     except Refused as refusal:
@@ -107,3 +109,9 @@ def delete_target_group(hands: Hands, body: writes.DeleteTargetGroup) -> None:
         raise RetryLater(f"target group {group.name} is still in use by a listener", 5) from None
     hands.refusals.withdraw(body.owner, GROUPS)
     hands.inventory.drop(body.arn)
+
+
+def _is_led_to(hands: Hands, body: writes.DeleteTargetGroup) -> bool:
+    """Whether a listener keeps the group, as AWS refused the change that should have come before."""
+    balancers = (r for r in hands.inventory.of(body.owner) if isinstance(r, LoadBalancerRecord))
+    return any(x.target_group_arn == body.arn for b in balancers for x in b.listeners or ())

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from lbprov_aws import attributes
 from lbprov_aws import peer_annotations as annotation
-from lbprov_aws.reading import Reader
+from lbprov_aws.reading import Reader, number_of
 
 
 def of_balancer(reader: Reader) -> dict[str, str]:
@@ -40,8 +40,8 @@ def of_groups(reader: Reader, ports: set[int]) -> tuple[dict[str, str], dict[int
     common = _accepted(reader, annotation.GROUP_ATTRIBUTES, attributes.OF_TARGET_GROUPS)
     by_port: dict[int, dict[str, str]] = {}
     for text, name in reader.family(f"{annotation.GROUP_ATTRIBUTES}.").items():
-        if text.isdecimal() and int(text) in ports:
-            by_port[int(text)] = _accepted(reader, name, attributes.OF_TARGET_GROUPS)
+        if (port := number_of(text)) in ports:
+            by_port[port] = _accepted(reader, name, attributes.OF_TARGET_GROUPS)
         else:
             reader.complain(name, f"the Service has no port {text}")
     if reader.text(annotation.PROXY_PROTOCOL_PORTS):
@@ -58,8 +58,8 @@ def of_groups(reader: Reader, ports: set[int]) -> tuple[dict[str, str], dict[int
 def _port_numbers(reader: Reader, name: str, ports: set[int]) -> set[int]:
     found: set[int] = set()
     for item in reader.items(name):
-        if item.isdecimal() and int(item) in ports:
-            found.add(int(item))
+        if (port := number_of(item)) in ports:
+            found.add(port)
         else:
             reader.complain(name, f"the Service has no port {item}")
     return found

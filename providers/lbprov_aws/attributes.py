@@ -54,7 +54,7 @@ def _by_key(*attributes: Attribute) -> dict[str, Attribute]:
 OF_LOAD_BALANCERS = _by_key(
     _bool(ACCESS_LOG_ENABLED, "false"),
     Attribute(ACCESS_LOG_BUCKET, r"[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]", "the name of an S3 bucket", None),
-    Attribute(ACCESS_LOG_PREFIX, r"(?!.*AWSLogs)[^\s]{0,512}", "a path without AWSLogs in it", ""),
+    Attribute(ACCESS_LOG_PREFIX, r"(?!.*AWSLogs)[!-~]{0,512}", "a path without AWSLogs in it", ""),
     _bool("deletion_protection.enabled", "false"),
     Attribute(
         "dns_record.client_routing_policy",

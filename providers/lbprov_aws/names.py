@@ -167,6 +167,10 @@ def tag_text(text: str) -> str:
     return re.sub(r"[^\w .:/=+\-@]", "_", text)[:256]
 
 
+MAX_EXTRA = 28
+"""As many extra tags as one mark remembers; with ours they stay below AWS's 50 of a resource."""
+
+
 def extra_mark(keys: Mapping[str, str]) -> str:
     """The keys of extra tags as the value of one tag: short digests, since keys may be longer than a value
     may hold and contain any separator."""

@@ -99,6 +99,7 @@ def _converge(desired: LoadBalancer, observed: Observed) -> Plan:
         *(() if rules.revoke_first else rules.revoke),
         *_superfluous(wanted, observed),
     )
+    steps = plan_targets.keep_used(steps, wanted, observed)
     foreign = _foreign(observed, listeners.foreign, listeners.blocked)
     return Plan(
         owner=desired.owner,
@@ -114,7 +115,7 @@ def _converge(desired: LoadBalancer, observed: Observed) -> Plan:
             *denied.notices(steps, refusals),
             *foreign,
         ),
-        bindings=_bindings(observed, targets.known),
+        bindings=_bindings(observed, {**targets.known, **plan_targets.used_bindings(steps)}),
     )
 
 

@@ -56,6 +56,42 @@ def delete(owner: Owner, group: TargetGroupRecord, why: str) -> Step:
     return Step(Action.DELETE, "target group", group.arn, why, group.name, body=body, disruptive=True)
 
 
+def keep_used(steps: Iterable[Step], wanted: Wanted, observed: Observed) -> tuple[Step, ...]:
+    """`steps` without the deletion of groups that listeners still lead to when all is done: one that is
+    somebody else's, or whose certificate AWS refuses. What such a listener serves goes on following the
+    nodes."""
+    kept: list[Step] = []
+    used = _used_in_the_end(steps := tuple(steps), observed)
+    records = {group.arn: group for group in observed.target_groups}
+    for step in steps:
+        if not (isinstance(step.body, writes.DeleteTargetGroup) and step.body.arn in used):
+            kept.append(step)
+        elif (record := records[step.body.arn]).target_type == "instance":
+            joined, left = _difference(wanted, observed, record)
+            kept += _register(wanted, record.arn, joined, observed)
+            kept += _deregister(wanted, record.arn, left)
+    return tuple(kept)
+
+
+def _used_in_the_end(steps: tuple[Step, ...], observed: Observed) -> frozenset[str]:
+    live = observed.load_balancer
+    leads_to = {x.arn: x.target_group_arn for x in (live.listeners if live else None) or ()}
+    for step in steps:
+        body = step.body
+        if isinstance(body, writes.DeleteListener) or (
+            isinstance(body, writes.ChangeListener) and body.group_ref
+        ):
+            leads_to.pop(body.arn, None)
+    return frozenset(leads_to.values())
+
+
+def used_bindings(steps: Iterable[Step]) -> dict[str, str]:
+    """Of the groups that `keep_used` keeps: they go by their ARN."""
+    bodies = (step.body for step in steps)
+    refs = (b.group_ref for b in bodies if isinstance(b, writes.RegisterTargets | writes.DeregisterTargets))
+    return {ref: ref for ref in refs if ref.startswith("arn:")}
+
+
 def _groups(wanted: Wanted) -> Iterator[Port]:
     """Each target group once, whatever the number of listeners in front of it."""
     seen: set[str] = set()

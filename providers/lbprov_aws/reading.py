@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 
 from lbprov_aws import peer_annotations as names
 from lbprov_aws.peer_annotations import PREFIX, Support
+
+_SHOWN = 120
+_LONG = re.compile(rf"\S{{{_SHOWN + 1},}}")
+
+
+def number_of(text: str) -> int | None:
+    """A port number, seconds, a count. None: it is none of these, such as thousands of digits, or digits that
+    AWS does not read."""
+    return int(text) if text.isdecimal() and text.isascii() and len(text) <= 9 else None
 
 
 class Reader:
@@ -20,6 +30,8 @@ class Reader:
         self.complaints: list[str] = []
 
     def complain(self, name: str, why: str) -> None:
+        """A value of any length leaves room for the rest of the message."""
+        why = _LONG.sub(lambda found: f"{found[0][:_SHOWN]}…", why)
         self.complaints.append(f"aws-load-balancer-{name}: {why}")
 
     def text(self, name: str) -> str:
@@ -59,8 +71,9 @@ class Reader:
         value = self.text(name)
         if not value:
             return None
-        if value.isdecimal() and low <= int(value) <= high:
-            return int(value)
+        number = number_of(value)
+        if number is not None and low <= number <= high:
+            return number
         self.complain(name, f"{value!r} is not allowed: a number from {low} to {high}")
         return None
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from lbprov.api import LoadBalancer, Notice, Severity, UserError
 from lbprov_aws import attribute_wishes, names
 from lbprov_aws import peer_annotations as annotation
-from lbprov_aws.reading import Reader
+from lbprov_aws.reading import Reader, number_of
 
 _OWN_SCHEME = "lbprov.io/scheme"
 
@@ -25,7 +25,7 @@ _NAME = re.compile(r"(?!internal-)[A-Za-z0-9]([A-Za-z0-9-]{0,30}[A-Za-z0-9])?")
 _CERTIFICATE = re.compile(r"arn:aws[a-z-]*:(acm|iam):[a-z0-9-]*:\d{12}:(certificate|server-certificate)/\S+")
 _CODES = re.compile(r"[2-5]\d\d(-[2-5]\d\d)?(,[2-5]\d\d(-[2-5]\d\d)?)*")
 _POLICY = re.compile(r"[\w-]{1,128}")
-_PATH = re.compile(r"/\S{0,1023}")
+_PATH = re.compile(r"/[!-~]{0,1023}")
 _PREFIX_LIST = re.compile(r"pl-[0-9a-f]+")
 _ALPN = ("HTTP1Only", "HTTP2Only", "HTTP2Optional", "HTTP2Preferred", "None")
 
@@ -173,6 +173,8 @@ def _extra_tags(reader: Reader) -> tuple[tuple[str, str], ...]:
             reader.complain(annotation.EXTRA_TAGS, f"{part!r} is not a tag that AWS accepts")
         elif names.is_ours(key):
             reader.complain(annotation.EXTRA_TAGS, f"{key} is reserved")
+        elif len(tags) == names.MAX_EXTRA and key not in tags:
+            reader.complain(annotation.EXTRA_TAGS, f"{key} is left out: {names.MAX_EXTRA} are followed")
         else:
             tags[key] = value
     return tuple(sorted(tags.items()))
@@ -275,7 +277,7 @@ def _check(reader: Reader, port_names: set[str]) -> CheckWish:
 
 
 def _is_port(text: str) -> bool:
-    return text.isdecimal() and 1 <= int(text) <= 65535
+    return 1 <= (number_of(text) or 0) <= 65535
 
 
 def _access(reader: Reader) -> AccessWish:

@@ -10,6 +10,7 @@ import pytest
 from lbprov.api import IPFamily, L4Protocol, Listener, LoadBalancer, ObjectKey, Owner, SessionAffinity, Target
 from lbprov_aws import peer_annotations as table
 from lbprov_aws.desired import Wanted, want
+from lbprov_aws.names import EXTRA, MAX_EXTRA, marked_extra
 from lbprov_aws.peer_annotations import PREFIX, Support
 from lbprov_aws.resources import IngressRule
 
@@ -176,6 +177,14 @@ def test_fine_values(name: str, value: str) -> None:
         ("healthcheck-path", "ready", "'ready' is not allowed: a path, beginning with /"),
         ("healthcheck-interval", "4", "'4' is not allowed: a number from 5 to 300"),
         ("healthcheck-timeout", "2s", "'2s' is not allowed: a number from 2 to 120"),
+        pytest.param(
+            "healthcheck-timeout", "9" * 5000, "9… is not allowed: a number from 2 to 120", id="5000 digits"
+        ),
+        pytest.param("healthcheck-port", "9" * 5000, "9… is not allowed: traffic-port", id="port of digits"),
+        pytest.param("healthcheck-interval", "٣٠", "a number from 5 to 300", id="digits of another script"),
+        pytest.param(
+            "proxy-protocol-per-target-group", "9" * 5000, "the Service has no port 99", id="no such port"
+        ),
         ("healthcheck-success-codes", "ok", "'ok' is not allowed: codes from 200 to 599"),
         ("security-group-prefix-lists", "10.0.0.0/8", "'10.0.0.0/8' is not allowed: ids of prefix lists"),
         ("manage-backend-security-group-rules", "true", "'true' is not supported"),
@@ -187,6 +196,16 @@ def test_what_is_wrong_is_named_and_the_rest_is_served(name: str, value: str, sa
     assert f"aws-load-balancer-{name}: " in complaint
     assert said in complaint
     assert [str(port) for port in found.ports if port.tls is None or name == "ssl-cert"] != []
+
+
+def test_more_tags_than_can_be_followed() -> None:
+    found = wanted(says={"additional-resource-tags": ",".join(f"k{n:02}=v" for n in range(MAX_EXTRA + 2))})
+    assert len(found.extra_tags) == MAX_EXTRA
+    (complaint,) = complaints(found)
+    assert [f"k{n} is left out" in complaint for n in range(26, 30)] == [False, False, True, True]
+    mark = found.tags("lb")[EXTRA]
+    assert all(marked_extra(mark, key) for key, _ in found.extra_tags), "so that each can be taken away again"
+    assert len(mark) <= 256
 
 
 # What they mean

@@ -302,6 +302,52 @@ def test_tls_that_serves_stays_when_a_change_is_refused(
     assert lab.reconcile(saying(lab, says=good)).calls == {}
 
 
+def test_listener_that_a_refusal_keeps_goes_on_being_served(lab: Lab) -> None:
+    """Its target group is none that the Service asks for, and neither deleted nor forgotten."""
+    lab.reconcile(lab.desired())
+    (before,) = listeners(lab).values()
+    group = before["DefaultActions"][0]["TargetGroupArn"]
+    says = {"ssl-cert": UNKNOWN, "backend-protocol": "ssl"}
+    lab.reconcile(saying(lab, says=says))
+    assert listeners(lab)[80]["DefaultActions"][0]["TargetGroupArn"] == group
+    assert lab.reconcile(saying(lab, says=says)).calls == {}
+    lab.restart()
+    assert lab.reconcile(saying(lab, says=says)).writes == {"ModifyListener": 1}, "tried again"
+
+    def targets() -> set[str]:
+        health = lab.world.elbv2.describe_target_health(TargetGroupArn=group)["TargetHealthDescriptions"]
+        return {x["Target"]["Id"] for x in health if x["TargetHealth"]["State"] != "draining"}
+
+    one, *others = sorted(lab.world.provider_ids)
+    lab.reconcile(saying(lab, says=says, nodes=others))
+    assert targets() == {lab.world.instance_id(node) for node in others}
+    lab.reconcile(saying(lab, says=says, nodes=[one, *others]))
+    assert targets() == {lab.world.instance_id(node) for node in (one, *others)}
+
+    lab.reconcile(lab.desired())
+    assert [g["TargetGroupArn"] for g in lab.world.elbv2.describe_target_groups()["TargetGroups"]] == [group]
+
+
+def test_target_group_behind_somebody_elses_listener_stays(
+    lab: Lab, make_port: Callable[..., Listener]
+) -> None:
+    web, other = make_port(80, 30080), make_port(443, 30443)
+    lab.reconcile(lab.desired("web", web, other))
+    (balancer,) = lab.world.load_balancers()
+    action: Any = listeners(lab)[443]["DefaultActions"]
+    theirs: Any = lab.world.elbv2.create_listener(
+        LoadBalancerArn=balancer.arn, Protocol="TCP", Port=9, DefaultActions=action
+    )["Listeners"][0]
+    lab.restart()
+    plain = lab.desired("web", web)
+    assert "port 9" in lab.reconcile(plain).notices["ForeignResourcesIgnored"]
+    assert set(listeners(lab)) == {80, 9}
+    assert_settled(lab, plain)
+    lab.world.elbv2.delete_listener(ListenerArn=theirs["ListenerArn"])
+    lab.restart()
+    assert lab.reconcile(plain).writes == {"DeleteTargetGroup": 1}
+
+
 def test_typing_error_in_a_certificate_changes_nothing(lab: Lab, certificates: tuple[str, ...]) -> None:
     lab.reconcile(saying(lab, says={"ssl-cert": certificates[0]}))
     result = lab.reconcile(saying(lab, says={"ssl-cert": "arn:oops"}))
