@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -43,3 +44,15 @@ def choose(wanted: Mode, machine: Machine) -> tuple[Mode, str]:
     if machine.drops_forwarded and machine.has_iptables:
         return Mode.IPTABLES, "the iptables chain FORWARD drops by default, which only iptables can except"
     return Mode.NFTABLES, "the kernel has what it takes"
+
+
+def warnings_of_drops(by_iptables: bool, chains: Iterable[str]) -> list[str]:
+    """For a node in nftables mode: what is forwarded and dropped by others all the same. Pure."""
+    sentence = (
+        "{} drops by default what is forwarded, which our table cannot except: let the packets of Pods and "
+        "Services through there"
+    )
+    found = [sentence.format(chain) for chain in chains]
+    if by_iptables:
+        found.append(sentence.format("the iptables chain FORWARD") + ", or use --mode iptables")
+    return found

@@ -18,6 +18,7 @@ from local_dataplane.iptables.restore import parse_save
 from local_dataplane.iptables.ruleset import Ruleset
 from local_dataplane.kernel.backends import AUTO, every_iptables, open_iptables
 from local_dataplane.kernel.conntrack import KernelConntrack
+from local_dataplane.kernel.forward_policy import dropping_chains
 from local_dataplane.kernel.iptables_command import IptablesCommand
 from local_dataplane.kernel.nft_seam import Nftables
 from local_dataplane.kernel.nft_socket import KernelNftables
@@ -33,7 +34,7 @@ from local_dataplane.nftables.read_back import forwarded as nftables_forwarded
 from local_dataplane.nftables.read_back import guards_localhost
 from local_dataplane.nftables.ruleset import Ruleset as NftablesRuleset
 from local_dataplane.program import FamilyProgram
-from local_dataplane.selection import Machine, Mode
+from local_dataplane.selection import Machine, Mode, warnings_of_drops
 from local_dataplane.selection import choose as choose_mode
 from local_dataplane.source import Source
 
@@ -48,12 +49,15 @@ def open_agent(
     sysctls = KernelSysctls()
     config = dataclasses.replace(config, drop_invalid=sysctls.read(BE_LIBERAL) in (None, "0"))
     flows = FlowKeeper(KernelConntrack(), config)
-    chosen, reason = choose_mode(mode, _machine(mode, config))
+    machine = _machine(mode, config)
+    chosen, reason = choose_mode(mode, machine)
     if mode is Mode.AUTO:
         log.info("mode chosen", extra={"mode": str(chosen), "reason": reason})
     node = NodeFacts(node_name)
     programs: Mapping[IPFamily, Program]
     if chosen is Mode.NFTABLES:
+        for warning in warnings_of_drops(machine.drops_forwarded, dropping_chains()):
+            log.warning(warning)
         programs, others = _nftables_programs(config, node), every_iptables()
     else:
         programs, others = _iptables_programs(config, node, backend)
@@ -80,9 +84,15 @@ def _say(complaint: str) -> None:
 def _machine(mode: Mode, config: NodeConfig) -> Machine:
     if mode is Mode.IPTABLES:
         return Machine()
-    found = every_iptables()
-    drops = mode is Mode.AUTO and any(":FORWARD DROP" in iptables.save(Table.FILTER) for iptables in found)
-    return Machine(lacking(KernelNftables(IPFamily.IPV4), config), drops, bool(found))
+    lacks, found = lacking(KernelNftables(IPFamily.IPV4), config), every_iptables()
+    return Machine(lacks, any(map(_drops_forwarded, found)), bool(found))
+
+
+def _drops_forwarded(iptables: Iptables) -> bool:
+    try:
+        return ":FORWARD DROP" in iptables.save(Table.FILTER)
+    except LbprovError:  # it does not work here, and does nothing
+        return False
 
 
 def _nftables_programs(config: NodeConfig, node: NodeFacts) -> dict[IPFamily, Program]:

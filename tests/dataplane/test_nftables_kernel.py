@@ -221,6 +221,19 @@ def test_auto_says_why(node: Host, folder: Any) -> None:
     assert "ip lbprov" not in _tables(node)
 
 
+def test_others_that_drop_what_is_forwarded_are_named(node: Host, folder: Any) -> None:
+    said = _lbprov(node, *_once(node, folder, "--mode", "nftables"))
+    assert "drops by default" not in said
+    node.run(["iptables-nft", "-P", "FORWARD", "DROP"])
+    chain = "add chain inet fw {} {{ type filter hook forward priority 0; policy {}; }}"
+    node.run(["nft", f"add table inet fw; {chain.format('strict', 'drop')}; {chain.format('lax', 'accept')}"])
+    said = _lbprov(node, *_once(node, folder, "--mode", "nftables"))
+    assert said.count("drops by default") == 2
+    assert "table inet fw, chain strict drops by default what is forwarded" in said
+    assert "the iptables chain FORWARD drops by default what is forwarded" in said
+    assert "or use --mode iptables" in said
+
+
 HARM = (
     "flush ruleset",
     "delete table ip lbprov",
