@@ -131,14 +131,17 @@ class NodeFacts:
 
 
 def canonical_cidrs(text: str, flag: str) -> tuple[str, ...]:
-    """A flag's comma-separated CIDRs in `ipaddress`' form. Host bits set are an error: what was meant is
-    unclear."""
+    """A flag's comma-separated CIDRs in `ipaddress`' form. Host bits set or no length are an error: what was
+    meant is unclear."""
     cidrs = []
     for part in filter(None, (p.strip() for p in text.split(","))):
         try:
-            cidrs.append(str(ipaddress.ip_network(part)))
+            network = str(ipaddress.ip_network(part))
         except ValueError as error:
             raise UserError(f"{error}; write CIDRs such as 10.244.0.0/16", field=flag) from error
+        if "/" not in part:
+            raise UserError(f"{part} is an address, no network ({network} if it alone is meant)", field=flag)
+        cidrs.append(network)
     return tuple(cidrs)
 
 

@@ -74,6 +74,9 @@ def _follow_until_signal(cluster: _Cluster, **settings: Any) -> None:
     from local_dataplane.start import open_agent
 
     detect = Detect(settings["detect_local"])
+    for way, name in _INTERFACE_OF.items():
+        if settings[name] and detect != way:
+            raise UserError(f"goes with --detect-local {way}", field=f"--{name.replace('_', '-')}")
     nodeports = settings["nodeport_addresses"].strip()
     primary = nodeports == "primary"
     config = NodeConfig(
@@ -273,6 +276,8 @@ def cleanup(
     of_kube_proxy: bool, after_kube_proxy: bool, stay: bool, metrics_address: tuple[str, int] | None
 ) -> None:
     """Remove every rule, chain and table of ours, in both families and every mode."""
+    if of_kube_proxy and after_kube_proxy:
+        raise click.UsageError("--kube-proxy removes its rules, --after-kube-proxy ours: give one of them")
     from local_dataplane.kernel import kube_proxy
     from local_dataplane.kernel.instance import claim
     from local_dataplane.start import cleanup as remove

@@ -19,6 +19,18 @@ from lbprov.cli.node import command
         pytest.param(["-f", ".", "--masquerade-bit", "15"], "must differ", id="one bit for both"),
         pytest.param(["-f", ".", "--refusal-bit", "40"], "is not a bit", id="no such bit"),
         pytest.param(["-f", ".", "--nodeport-addresses", "web"], "--nodeport-addresses", id="no network"),
+        pytest.param(["-f", ".", "--nodeport-addresses", "192.0.2.1"], "(192.0.2.1/32 if", id="an address"),
+        pytest.param(
+            ["-f", ".", "--pod-bridge-interface", "br0"], "bridge-interface", id="a bridge for nothing"
+        ),
+        pytest.param(
+            ["-f", ".", "--detect-local", "bridge-interface", "--pod-interface-name-prefix", "veth"],
+            "--pod-interface-name-prefix: goes with --detect-local interface-name-prefix",
+            id="a prefix for a bridge",
+        ),
+        pytest.param(
+            ["cleanup", "--kube-proxy", "--after-kube-proxy"], "give one of them", id="two cleanups"
+        ),
         pytest.param(["-f", ".", "--iptables-backend", "pf"], "'pf' is not one of", id="no such backend"),
     ],
 )
