@@ -89,6 +89,9 @@ def judge(wanted: Wanted, live: LoadBalancerRecord, observed: Observed) -> Notic
     missing = unsatisfied(wish, live)
     made_for = dict(live.tags).get(names.REQUESTED_ADDRESSES, "")
     if not missing:
+        twice = _named_twice(wish, live)
+        if twice:
+            return _warning(twice)
         return _assigned(zone.zone for zone in live.zones) if wish else None
     if text(wish) != made_for:
         has = ", ".join(live.ips) or "addresses of AWS's choice"
@@ -125,6 +128,18 @@ def unsatisfied(wish: AddressWish, live: LoadBalancerRecord) -> tuple[str, ...]:
             missing.append(by_tag)
         spare = 0 if by_tag.startswith(POOL) else spare - 1
     return tuple(missing)
+
+
+def _named_twice(wish: AddressWish, live: LoadBalancerRecord) -> _Trouble:
+    """By its id and by its address: one Elastic IP, and so one zone's."""
+    trouble = _Trouble()
+    for zone in live.zones:
+        if not zone.allocation_id:
+            continue
+        named = [w for w in wish.elastic if w == zone.allocation_id or _canonical(w) in zone.ips]
+        for other in named[1:]:
+            trouble.add(Reason.IP_UNSUPPORTED, f"{other} is named twice: it is {named[0]}")
+    return trouble
 
 
 def held(wish: AddressWish, live: LoadBalancerRecord) -> tuple[str, ...]:

@@ -99,6 +99,8 @@ class AwsProvider:
         if live.state in ("active", "active_impaired"):  # the latter serves, and cannot grow
             again_after_s = succession.again_after_s(desired, want(desired), observed)
             message = "" if again_after_s is None else "the load balancer is being replaced"
+            if observed.protected:
+                message = "the load balancer is not replaced: it is protected against deletion"
             return ProviderStatus((ingress,), ready=True, message=message, again_after_s=again_after_s)
         message = f"AWS has the load balancer in state {live.state or 'unknown'}: it takes minutes to start"
         if live.state == "failed":

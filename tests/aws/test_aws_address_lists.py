@@ -189,6 +189,9 @@ def test_one_that_is_named_twice_counts_once(lab: Lab) -> None:
     one, *_ = allocate(lab)
     result = lab.reconcile(listing(lab, {EIPS: f"{one},{IPS[0]}"}))
     assert f"{IPS[0]} is named twice" in told(result)[2]
+    kept = lab.reconcile(listing(lab, {EIPS: f"{one},{IPS[0]}"}))
+    assert kept.calls == {}
+    assert f"{IPS[0]} is named twice: it is {one}" in told(kept)[2]
     assert standing(lab) == {"eu-west-1a": IPS[0], "eu-west-1b": ""}
 
 

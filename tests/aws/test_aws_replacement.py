@@ -225,6 +225,7 @@ def test_protected_against_deletion(desk: Desk) -> None:
     desk.change(annotations=INTERNAL)
     outcome = desk.reconcile()
     assert (outcome.result, outcome.retry_after_s) == (Result.PENDING, 300.0)
+    assert outcome.message == "the load balancer is not replaced: it is protected against deletion"
     reason, message = desk.condition("Replacement")
     assert reason == "ReplacementBlocked"
     assert "deletion_protection.enabled" in message
@@ -241,7 +242,7 @@ def test_protected_while_it_drains(desk: Desk) -> None:
     desk.change(annotations=INTERNAL)
     until_switched(desk)
     protect(lab, "internet-facing", on=True)
-    desk.settle(lambda o: o.retry_after_s == 300.0)
+    assert "is protected against deletion" in desk.settle(lambda o: o.retry_after_s == 300.0)[-1].message
     assert schemes(lab) == ["internal", "internet-facing"]
     assert desk.condition("Replacement")[0] == "ReplacementBlocked"
     assert desk.reconcile().events == ()
