@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable
 
-from lbprov.api import Adopt, LoadBalancer, Owner
+from lbprov.api import Adopt, LoadBalancer, Owner, ProviderError, UserError
 from lbprov_aws import (
     address_lists,
     addresses,
@@ -142,7 +142,7 @@ class Observer:
         cast = succession.cast(desired, wanted, observed.load_balancers)
         live = succession.stand_in(desired, wanted, cast)
         begins = succession.is_about_to_begin(desired, cast)
-        network = self._network(desired, wanted, None if begins else live)
+        network, no_network = self._network_beside(desired, wanted, live, begins=begins)
         vpc_id = live.vpc_id if live else (network.vpc_id if network else "")
         groups = tuple(self._with_targets(group, wanted) for group in observed.target_groups)
         balancers = tuple(
@@ -154,6 +154,7 @@ class Observer:
             load_balancers=balancers,
             target_groups=groups,
             network=network,
+            no_network=no_network,
             address=self._address(desired, wanted, live),
             addresses=self._addresses(desired, wanted, live),
             taken=self._inventory.taken(_names(wanted, live, groups, vpc_id)),
@@ -282,6 +283,22 @@ class Observer:
         if group is not known:
             self._inventory.learn(group)
         return group
+
+    def _network_beside(
+        self, desired: LoadBalancer, wanted: Wanted, live: LoadBalancerRecord | None, *, begins: bool
+    ) -> tuple[Network | None, str]:
+        """The network, or why there is none for another load balancer than the one that serves, which goes on
+        being kept up."""
+        if live is None:
+            return self._network(desired, wanted, None), ""
+        try:
+            return self._network(desired, wanted, None if begins else live), ""
+        except UserError as refusal:
+            return None, str(refusal)
+        except ProviderError as refusal:
+            if refusal.retryable:
+                raise
+            return None, str(refusal)
 
     def _network(
         self, desired: LoadBalancer, wanted: Wanted, live: LoadBalancerRecord | None

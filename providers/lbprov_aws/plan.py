@@ -242,6 +242,9 @@ def _ip_address_type(wanted: Wanted, live: LoadBalancerRecord) -> Step:
 
 
 def _subnets_notice(observed: Observed) -> tuple[Notice, ...]:
+    if observed.no_network:
+        message = f"{observed.no_network}; the load balancer stays where it is"
+        return (Notice(Severity.WARNING, "SubnetsNotUsed", message, "UnusedSubnets"),)
     if not observed.subnet_complaints:
         return ()
     message = "; ".join(observed.subnet_complaints) + "; the others are used"

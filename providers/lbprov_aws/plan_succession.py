@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from lbprov.api import Action, LoadBalancer, Notice, Plan, Replace, Severity, Step, UserError
-from lbprov_aws import names, plan_adoption, plan_marks, plan_targets, succession, writes
+from lbprov_aws import names, plan_adoption, plan_marks, plan_security, plan_targets, succession, writes
 from lbprov_aws import plan as single
 from lbprov_aws.desired import want
 from lbprov_aws.resources import LoadBalancerRecord, Observed
@@ -57,6 +57,8 @@ def _replaced(desired: LoadBalancer, observed: Observed, cast: Cast, main: Plan)
     fit = [b for b in cast.retired if not succession.misfits(desired, want(desired), b)]
     if fit:
         return _with_others(desired, observed, cast, main, (), _exchange(observed, serving, fit[0]))
+    if cast.successor is None and (why := _why_not_made(desired, observed)):
+        return _with_others(desired, observed, cast, main, (_blocked(cast, why),))
     if succession.held_addresses(desired, want(desired), serving):
         return _taken_away_first(desired, observed, cast, main)
     changes = "; ".join(map(str, cast.misfits))
@@ -73,6 +75,15 @@ def _replaced(desired: LoadBalancer, observed: Observed, cast: Cast, main: Plan)
         switch = (_retire(observed, serving, f"{successor.name} takes its place: {why}"),)
     notice = _preparing(serving, successor.name, changes)
     return _with_others(desired, observed, cast, _together(main, made), (notice,), switch)
+
+
+def _why_not_made(desired: LoadBalancer, observed: Observed) -> str:
+    """What would be in the way of a new one, whatever its addresses: nothing is taken away for it then."""
+    try:
+        plan_security.refuse_missing(want(desired), observed)
+    except UserError as refusal:
+        return str(refusal)
+    return observed.no_network
 
 
 def _begun(desired: LoadBalancer, observed: Observed, cast: Cast, main: Plan, changes: str) -> Plan:

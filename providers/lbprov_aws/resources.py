@@ -259,6 +259,7 @@ class Observed:
 
     - `network` and `address` are None where nothing depends on them; `addresses`: of those that annotations
       list, each wish's, where something depends on them.
+    - `no_network`: why a load balancer beside the one that serves would find no network.
     - `taken`: names that we would use and that are somebody else's, with whose.
     - `load_balancers`: the one that serves first (see `succession`); `generation`: of one yet to be made.
     - `healthy`: ARNs of a successor's target groups that have a healthy target; `protected`: ARNs of load
@@ -282,6 +283,7 @@ class Observed:
     target_groups: tuple[TargetGroupRecord, ...] = ()
     security_groups: tuple[SecurityGroupRecord, ...] = ()
     network: Network | None = None
+    no_network: str = ""
     address: Address | None = None
     addresses: tuple[Address, ...] = ()
     taken: tuple[tuple[str, str], ...] = ()

@@ -9,6 +9,7 @@ import pytest
 
 from lbprov.model import Ingress, Result, ServicePort
 from lbprov_aws.cloud import Cloud
+from lbprov_aws.peer_annotations import PREFIX
 from tests.aws.conftest import Lab
 from tests.aws.desk import KEY, Desk
 
@@ -235,6 +236,43 @@ def test_protected_against_deletion(desk: Desk) -> None:
     protect(lab, "internet-facing", on=False)
     desk.settle()
     assert schemes(lab) == ["internal"]
+
+
+@pytest.mark.parametrize("replace", ["seamless", "outage"])
+def test_subnets_that_do_not_exist_hold_nothing_up(desk: Desk, replace: str) -> None:
+    lab = desk.lab
+    desk.change(
+        annotations={"lbprov.io/replace": replace, PREFIX + "subnets": "nope"},
+        ports=(ServicePort(81, node_port=30080, name="http"),),
+    )
+    desk.cluster.nodes = desk.cluster.nodes[1:]
+    outcome = desk.reconcile()
+    assert outcome.result is Result.UPDATED
+    assert [x.port for x in served_by(desk).listeners] == [81]
+    reason, message = desk.condition("Replacement")
+    assert reason == "ReplacementBlocked"
+    assert message.endswith(f"annotations[{PREFIX}subnets]: there is no subnet 'nope'")
+    assert desk.reconcile().events == ()
+    assert len(lab.world.load_balancers()) == 1
+
+
+@pytest.mark.parametrize("name", ["subnets", "security-groups"])
+def test_nothing_is_taken_away_for_what_could_not_be_made(lab: Lab, name: str) -> None:
+    """The address has one holder, so that the old one would have to go first."""
+    lab.world.allocate_address("203.0.113.10")
+    says = {"lbprov.io/replace": "outage", PREFIX + "eip-allocations": "203.0.113.10"}
+    desk = Desk(lab, annotations=says)
+    desk.settle()
+    before = desk.hostname()
+    desk.change(annotations={PREFIX + "name": "another", PREFIX + name: "nope"})
+    desk.settle()
+    assert desk.hostname() == served_by(desk).dns_name.lower() == before
+    reason, message = desk.condition("Replacement")
+    assert reason == "ReplacementBlocked"
+    assert f"{PREFIX}{name}" in message
+    desk.change(annotations={PREFIX + name: ""})
+    desk.settle()
+    assert served_by(desk).name.startswith("another")
 
 
 def test_protected_while_it_drains(desk: Desk) -> None:
