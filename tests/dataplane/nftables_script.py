@@ -2,12 +2,16 @@
 Services, by an NftablesProgram with the real kernel, and says in JSON what came of it. Services whose number
 is BAD have an element that the kernel refuses. GENERATION changes every Service's endpoint.
 
-`nftables_script.py scenes`: every scene of the golden tests, one after the other, in both families."""
+`nftables_script.py scenes`: every scene of the golden tests, one after the other, in both families.
+
+`nftables_script.py killed`: programs a Service by UDP, sends to it, takes it away and is gone before it has
+ended its flows; says how many there are, as does `nftables_script.py flows`."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +20,7 @@ from typing import Any
 from lbprov.model import IPFamily, L4Protocol, ObjectKey
 from local_dataplane.config import NodeConfig, NodeFacts
 from local_dataplane.endpoints import Backend, Choice
+from local_dataplane.kernel.conntrack import KernelConntrack
 from local_dataplane.kernel.nft_socket import KernelNftables
 from local_dataplane.kernel.nft_watch import NftWatch
 from local_dataplane.nftables import layout
@@ -115,9 +120,30 @@ def scenes() -> dict[str, object]:
     return found
 
 
+GONE = Backend("10.244.7.7", 53)
+
+
+def killed() -> dict[str, object]:
+    family = IPFamily.IPV4
+    program = NftablesProgram(
+        KernelNftables(family), Ruleset(family, NodeConfig(), NodeFacts("n")), NftWatch()
+    )
+    key = PortKey(ObjectKey("default", "dns"), "", L4Protocol.UDP, family)
+    program.apply({key: ServiceState(key, 53, "10.96.7.7", Choice((GONE,), (), (GONE,)))})
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.sendto(b"?", ("10.96.7.7", 53))
+    program.apply({key: None})
+    return flows()
+
+
+def flows() -> dict[str, object]:
+    there = KernelConntrack().udp_flows(IPFamily.IPV4)
+    return {"flows": sum(flow.answerer == socket.inet_aton(GONE.address) for flow in there)}
+
+
 if __name__ == "__main__":
-    if sys.argv[1] == "scenes":
-        answer = scenes()
+    if sys.argv[1] in ("scenes", "killed", "flows"):
+        answer = {"scenes": scenes, "killed": killed, "flows": flows}[sys.argv[1]]()
     else:
         count, generation, most_bytes, *bad = map(int, sys.argv[2:])
         answer = main(IPFamily(sys.argv[1]), count, generation, most_bytes, set(bad))

@@ -184,6 +184,13 @@ def test_killed_at_any_moment_it_converges(node: Host) -> None:
 # ── the agent ──
 
 
+def test_a_kill_before_flows_are_ended_is_made_up_for(node: Host, folder: Any) -> None:
+    assert _script(node, "killed") == {"flows": 1}
+    _lbprov(node, *_once(node, folder, "--mode", "nftables"))
+    assert _script(node, "flows") == {"flows": 0}
+    assert "10.244.7.7" not in _tables(node)["ip lbprov"]
+
+
 def test_foreign_tables_are_the_same_before_and_after(node: Host, folder: Any) -> None:
     node.run(["nft", "-f", "-"], input=FOREIGN)
     before = _tables(node)
