@@ -31,7 +31,7 @@ CONDITIONS = (
     ),
     ("RequestedIP", "What has become of the address in `spec.loadBalancerIP`."),
     ("Nodes", "There only as long as no Node takes traffic."),
-    ("UnknownAnnotations", "There only as long as an annotation `lbprov.io/…` is not known."),
+    ("UnknownAnnotations", "There only as long as an annotation `lbprov.io/…`, or its value, is not known."),
 )
 
 

@@ -1,7 +1,7 @@
 """Annotations of Services that mean the same with every provider. Providers read others' themselves.
 
-A value that cannot be understood is refused where a guess could expose a Service; an unknown name of our own
-is told, as it is a typing error most of the time.
+A value that cannot be understood is refused where a guess could expose a Service, and counts as the cautious
+one otherwise, which is told. So is an unknown name of our own, a typing error most of the time.
 """
 
 from __future__ import annotations
@@ -46,20 +46,29 @@ def read_annotations(service: Service) -> Wishes:
         require_ip=_choice(service, IP_POLICY) == "require",
         internal=_choice(service, SCHEME) == "internal",
         source_ranges=_source_ranges(service),
-        replace=Replace(_choice(service, REPLACE)),
+        replace=Replace(_choice(service, REPLACE, otherwise=Replace.NEVER)),
         adopt=Adopt(_choice(service, ADOPT)),
     )
 
 
 def unknown_annotations(service: Service, known: Collection[str] = ()) -> tuple[Notice, ...]:
-    """What is told of annotations that begin like ours and are not; `known`: the provider's own."""
+    """What is told of annotations that begin like ours and are not, and of values that are not followed since
+    the cautious one is known; `known`: the provider's own."""
     names = sorted(
         a for a in service.annotations if a.startswith(PREFIX) and a not in ALLOWED and a not in known
     )
-    if not names:
+    said = [f"{name}: {_refusal(service.annotations[name], name)}" for name in _unread(service)]
+    if names:
+        known_ones = ", ".join(sorted({*ALLOWED, *known}))
+        said.append(f"not known and ignored: {', '.join(names)} (known: {known_ones})")
+    if not said:
         return ()
-    message = f"not known and ignored: {', '.join(names)} (known: {', '.join(sorted({*ALLOWED, *known}))})"
-    return (Notice(Severity.WARNING, Reason.UNKNOWN_ANNOTATION, message, "UnknownAnnotations"),)
+    return (Notice(Severity.WARNING, Reason.UNKNOWN_ANNOTATION, "; ".join(said), "UnknownAnnotations"),)
+
+
+def _unread(service: Service) -> list[str]:
+    """Those whose value means nothing, where the default changes nothing that serves."""
+    return [] if service.annotations.get(REPLACE, Replace.NEVER) in ALLOWED[REPLACE] else [REPLACE]
 
 
 def quoted(value: str) -> str:
@@ -67,12 +76,19 @@ def quoted(value: str) -> str:
     return repr(value) if len(value) <= MAX_QUOTED else f"{value[:MAX_QUOTED]!r}… ({len(value)} characters)"
 
 
-def _choice(service: Service, name: str) -> str:
+def _choice(service: Service, name: str, *, otherwise: str = "") -> str:
+    """`otherwise`: what a value that means nothing counts as; without it such a value is refused."""
     allowed = ALLOWED[name]
     value = service.annotations.get(name, allowed[0])
-    if value not in allowed:
-        raise UserError(f"{quoted(value)} is not allowed: {' or '.join(allowed)}", field=_field(name))
-    return value
+    if value in allowed:
+        return value
+    if not otherwise:
+        raise UserError(_refusal(value, name), field=_field(name))
+    return otherwise
+
+
+def _refusal(value: str, name: str) -> str:
+    return f"{quoted(value)} is not allowed: {' or '.join(ALLOWED[name])}"
 
 
 def _source_ranges(service: Service) -> tuple[str, ...]:

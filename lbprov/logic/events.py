@@ -80,7 +80,8 @@ EXPLAINED: dict[str, tuple[Severity, str]] = {
     ),
     Reason.UNKNOWN_ANNOTATION: (
         Severity.WARNING,
-        "An annotation begins with `lbprov.io/` and is none that is known: most likely a typing error.",
+        "An annotation begins with `lbprov.io/` and is none that is known, or has a value that means nothing "
+        "and counts as the default: most likely a typing error.",
     ),
     Reason.DRIFT_REPAIRED: (
         Severity.WARNING,

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lbprov.logic.annotations import IP_POLICY, SCHEME, SOURCE_RANGES
+from lbprov.logic.annotations import ADOPT, IP_POLICY, REPLACE, SCHEME, SOURCE_RANGES
 from lbprov.logic.desired import desired_for, notices_for
 from lbprov.model import (
     IPFamily,
@@ -13,6 +13,7 @@ from lbprov.model import (
     Listener,
     ObjectKey,
     Owner,
+    Replace,
     Service,
     ServicePort,
     ServiceType,
@@ -70,6 +71,16 @@ def test_without_annotations_it_is_public_and_prefers_its_address() -> None:
     assert (desired.require_ip, desired.internal, desired.source_ranges) == (False, False, ())
 
 
+def test_typing_error_in_what_may_be_replaced_replaces_nothing() -> None:
+    mistaken = replace(SERVICE, annotations={REPLACE: "seemless", "lbprov.io/x": ""})
+    assert desired_for(mistaken, NODES, OWNER).replace is Replace.NEVER
+    (notice,) = notices_for(mistaken, NODES)
+    assert notice.reason == "UnknownAnnotation"
+    assert f"{REPLACE}: 'seemless' is not allowed: never or seamless or outage" in notice.message
+    assert "not known and ignored: lbprov.io/x" in notice.message
+    assert notices_for(replace(SERVICE, annotations={REPLACE: "outage"}), NODES) == ()
+
+
 def test_source_ranges_of_the_annotation_where_the_field_is_empty() -> None:
     annotated = replace(SERVICE, annotations={SOURCE_RANGES: " 10.1.2.3/8, 2001:DB8::/32,,10.0.0.0/8 "})
     assert desired_for(annotated, NODES, OWNER).source_ranges == ("10.0.0.0/8", "2001:db8::/32")
@@ -95,6 +106,11 @@ def test_source_ranges_of_the_annotation_where_the_field_is_empty() -> None:
             {"annotations": {IP_POLICY: "required"}},
             (f"metadata.annotations[{IP_POLICY}]", "'required'", "prefer or require"),
             id="bad-ip-policy",
+        ),
+        pytest.param(
+            {"annotations": {ADOPT: "ignored"}},
+            (f"metadata.annotations[{ADOPT}]", "'ignored'", "ask or take-over or ignore"),
+            id="nothing-is-adopted-by-accident",
         ),
         pytest.param(
             {"annotations": {SOURCE_RANGES: "10.0.0.0/8, world"}},
