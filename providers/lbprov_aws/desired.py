@@ -64,7 +64,8 @@ class Wanted:
     `name`: the load balancer's, where the Service says one.
 
     `name`, `internal`, `subnets` and `addresses` are settled when the load balancer is made; the rest is
-    followed. `generation`: see `succession`."""
+    followed. `generation`: see `succession`. `knows_scheme` False: what is asked for is none, and `internal`
+    means nothing."""
 
     owner: Owner
     name: str
@@ -81,6 +82,7 @@ class Wanted:
     extra_tags: Tags
     notices: tuple[Notice, ...]
     generation: str = ""
+    knows_scheme: bool = True
 
     @property
     def balancer_name(self) -> str:
@@ -134,6 +136,7 @@ def want(desired: LoadBalancer) -> Wanted:
         owner=desired.owner,
         name=wishes.name,
         internal=wishes.internal,
+        knows_scheme=wishes.knows_scheme,
         dual_stack=dual_stack,
         subnets=wishes.subnets,
         addresses=wishes.addresses,

@@ -36,6 +36,7 @@ from lbprov_aws.resources import (
     TargetGroupRecord,
 )
 from lbprov_aws.succession import Cast
+from lbprov_aws.wishes import refuse_unknown_scheme
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -290,6 +291,7 @@ class Observer:
         """The network, or why there is none for another load balancer than the one that serves, which goes on
         being kept up."""
         if live is None:
+            refuse_unknown_scheme(desired)
             return self._network(desired, wanted, None), ""
         try:
             return self._network(desired, wanted, None if begins else live), ""

@@ -35,6 +35,7 @@ from lbprov_aws.resources import (
     Tags,
     as_tags,
 )
+from lbprov_aws.wishes import refuse_unknown_scheme
 
 LB, SG = "lb", "sg"
 """The step ids of the load balancer and its security group."""
@@ -148,6 +149,7 @@ class _Balancer:
 
 
 def _create(desired: LoadBalancer, wanted: Wanted, observed: Observed, network: Network) -> _Balancer:
+    refuse_unknown_scheme(desired)
     plan_security.refuse_missing(wanted, observed)
     placement = (
         address_lists.place(desired, wanted, network, observed)

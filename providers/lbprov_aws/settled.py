@@ -36,7 +36,7 @@ def differences(wanted: Wanted, live: LoadBalancerRecord) -> tuple[Settled, ...]
 
 
 def _scheme(wanted: Wanted, live: LoadBalancerRecord) -> Settled | None:
-    if wanted.internal == live.internal:
+    if wanted.internal == live.internal or not wanted.knows_scheme:
         return None
     is_, asked = ("internal", "internet-facing") if live.internal else ("internet-facing", "internal")
     message = f"the load balancer stays {is_}: AWS cannot make it {asked}; {names.REPLACE_REMEDY}"

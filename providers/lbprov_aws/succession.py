@@ -105,9 +105,10 @@ def misfits(desired: LoadBalancer, wanted: Wanted, live: LoadBalancerRecord) -> 
 def held_addresses(desired: LoadBalancer, wanted: Wanted, live: LoadBalancerRecord) -> tuple[str, ...]:
     """Those that are asked for and that it has: no other load balancer can have them beside it. (One of the
     other scheme could not have them at all.)"""
-    if wanted.addresses and wanted.internal == live.internal:
+    same_scheme = wanted.internal == live.internal or not wanted.knows_scheme
+    if wanted.addresses and same_scheme:
         return address_lists.held(wanted.addresses, live)
-    if wanted.internal != live.internal or not addresses.is_honoured(desired.requested_ip, live):
+    if not same_scheme or not addresses.is_honoured(desired.requested_ip, live):
         return ()
     return (desired.requested_ip,)
 

@@ -85,11 +85,13 @@ class AddressWish:
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """`subnets`: ids or values of the tag Name. `dual_stack` None: by the Service's families. `extra_tags`:
-    for every resource of the Service. `group_attributes`: of all target groups; `port_attributes` of one
-    port's. `complaints`: what could not be read or is not supported."""
+    """`knows_scheme` False: `internal` is a guess. `subnets`: ids or values of the tag Name. `dual_stack`
+    None: by the Service's families. `extra_tags`: for every resource of the Service. `group_attributes`: of
+    all target groups; `port_attributes` of one port's. `complaints`: what could not be read or is not
+    supported."""
 
     internal: bool
+    knows_scheme: bool = True
     name: str = ""
     subnets: tuple[str, ...] = ()
     dual_stack: bool | None = None
@@ -106,11 +108,12 @@ class Wishes:
 
 
 def read_wishes(desired: LoadBalancer) -> Wishes:
-    """Raises `UserError` where a wrong guess would expose a Service or put it into the wrong network."""
+    """Where a wrong guess would expose a Service, `refuse_unknown_scheme` has to be asked first."""
     reader = Reader(desired.annotations)
     common, by_port = attribute_wishes.of_groups(reader, {x.port for x in desired.listeners})
     wishes = Wishes(
         internal=_internal(desired, reader),
+        knows_scheme=not has_unknown_scheme(desired),
         name=reader.valid(
             annotation.NAME,
             _NAME.fullmatch,
@@ -143,6 +146,21 @@ def notices(complaints: tuple[str, ...]) -> tuple[Notice, ...]:
     return (Notice(Severity.WARNING, "AnnotationsIgnored", message, "Annotations"),)
 
 
+_NO_SCHEME = "is not allowed: internal or internet-facing"
+
+
+def refuse_unknown_scheme(desired: LoadBalancer) -> None:
+    """For a load balancer about to be made: one of the wrong scheme would be exposed, or of no use."""
+    if has_unknown_scheme(desired):
+        scheme = Reader(desired.annotations).text(annotation.SCHEME)
+        raise UserError(f"{scheme!r} {_NO_SCHEME}", field=annotation.field(annotation.SCHEME))
+
+
+def has_unknown_scheme(desired: LoadBalancer) -> bool:
+    scheme = Reader(desired.annotations).text(annotation.SCHEME)
+    return _OWN_SCHEME not in desired.annotations and scheme not in ("", "internal", "internet-facing")
+
+
 def _internal(desired: LoadBalancer, reader: Reader) -> bool:
     """lbprov's own annotation wins, then `scheme`, then `internal`, where anything but "false" means yes. A
     Service of the AWS Load Balancer Controller's (by its `type`) is internal unless it says otherwise, as it
@@ -153,10 +171,8 @@ def _internal(desired: LoadBalancer, reader: Reader) -> bool:
     if scheme in ("internal", "internet-facing"):
         return scheme == "internal"
     if scheme:
-        raise UserError(
-            f"{scheme!r} is not allowed: internal or internet-facing",
-            field=annotation.field(annotation.SCHEME),
-        )
+        reader.complain(annotation.SCHEME, f"{scheme!r} {_NO_SCHEME}; the load balancer stays as it is")
+        return True  # exposes nothing; and see `refuse_unknown_scheme`
     internal = reader.text(annotation.INTERNAL)
     if internal:
         return internal.lower() != "false"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
-from lbprov.api import IPFamily, Listener, LoadBalancer, ProviderError, UserError
+from lbprov.api import IPFamily, Listener, LoadBalancer, ProviderError, Replace, UserError
 from lbprov.lab.aws.world import client
 from lbprov_aws.peer_annotations import PREFIX
 from lbprov_aws.refused import REFUSED_S
@@ -630,3 +630,22 @@ def test_everything_goes(lab: Lab, certificates: tuple[str, ...]) -> None:
     lab.restart()
     lab.delete(lab.desired().owner)
     assert lab.world.leftovers() == ()
+
+
+@pytest.mark.parametrize("replace", list(Replace))
+def test_scheme_that_is_none(lab: Lab, make_port: Callable[..., Listener], replace: Replace) -> None:
+    """Nothing is made on a guess; what is there goes on being followed, with the scheme that it has."""
+    says = {"scheme": "intern"}
+    with pytest.raises(UserError, match=r"aws-load-balancer-scheme\]: 'intern' is not allowed"):
+        lab.reconcile(saying(lab, says=says))
+    assert lab.world.load_balancers() == ()
+    lab.reconcile(lab.desired())
+    mistaken = saying(lab, make_port(81, 30080), says=says, replace=replace, nodes=["node-1"])
+    changed = lab.reconcile(mistaken)
+    assert "'intern' is not allowed: internal or internet-facing" in changed.notices["AnnotationsIgnored"]
+    (balancer,) = lab.world.load_balancers()
+    assert (balancer.scheme, [(x.port, len(x.targets)) for x in balancer.listeners]) == (
+        "internet-facing",
+        [(81, 1)],
+    )
+    assert_settled(lab, mistaken)
