@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 from lbprov.model import IPFamily, L4Protocol
 from local_dataplane.config import NodeConfig, NodeFacts
 from local_dataplane.endpoints import Backend
 from local_dataplane.flows import FlowJudge, Served, nodeport_addresses, udp_served
 from local_dataplane.kernel.conntrack import Conntrack, is_local
-from local_dataplane.mode import Program
+from local_dataplane.mode import Forwarded, Program
 
 log = logging.getLogger("local_dataplane")
 
@@ -41,6 +42,11 @@ class FlowKeeper:
         unused = program.unused_backends()
         self._orphans[family] = frozenset(b for protocol, b in unused if protocol is L4Protocol.UDP)
         self._unjudged.add(family)
+
+    def remember_elsewhere(self, family: IPFamily, found: Iterable[Forwarded]) -> None:
+        """What a run before us served in another mode. After `remember`."""
+        served = {f.frontend: frozenset(f.backends) for f in found if f.frontend.protocol is L4Protocol.UDP}
+        self._before[family] = served | self._before.get(family, {})
 
     def judge(self, program: Program) -> int:
         """How many flows were ended."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from lbprov.model import IPFamily, LbprovError, UserError
@@ -63,6 +64,9 @@ def open_agent(
         programs, others = _iptables_programs(config, node, backend)
     for program in programs.values():
         flows.remember(program)
+    for family, found in _forwarded_elsewhere(others, chosen):
+        if family in programs:
+            flows.remember_elsewhere(family, found)
     if not config.localhost_nodeports and any(program.guards_localhost for program in programs.values()):
         _say(route_localhost(sysctls, on=False))  # while the guard still stands
 
@@ -126,6 +130,19 @@ def _iptables_programs(
                 raise UserError(f"iptables does not work on this machine: {refused}") from refused
             log.warning("IPv6 is left out: ip6tables does not work here", extra={"reason": str(refused)})
     return programs, [it for backends in iptables.values() for it in list(backends.values())[1:]]
+
+
+def _forwarded_elsewhere(
+    others: Iterable[IptablesCommand], chosen: Mode
+) -> Iterator[tuple[IPFamily, list[Forwarded]]]:
+    """By the rules of an earlier run in another mode or backend, which go after the first write."""
+    for iptables in others:
+        with contextlib.suppress(LbprovError):
+            yield iptables.family, forwarded(parse_save(iptables.save(*Table)).chains)
+    for family in IPFamily if chosen is not Mode.NFTABLES else ():
+        with contextlib.suppress(LbprovError):
+            if (contents := KernelNftables(family).read()) is not None:
+                yield family, nftables_forwarded(contents)
 
 
 def _remove_nftables() -> None:

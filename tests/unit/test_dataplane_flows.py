@@ -201,6 +201,18 @@ def test_a_start_ends_flows_of_what_went_meanwhile(mode: Mode, kills: int) -> No
     assert (program.dead_chains, start().unused_backends()) == (0, frozenset())
 
 
+def test_what_a_run_in_another_mode_served_is_known() -> None:
+    before, program = _starts(Mode.IPTABLES)(), _starts(Mode.NFTABLES)()
+    before.apply({(s := _state("a", OLD)).key: s})
+    flows = FakeConntrack([_flow(VIP, 53, OLD), _flow(VIP, 53, NEW)])
+    keeper = FlowKeeper(flows, NodeConfig())
+    keeper.remember(program)
+    keeper.remember_elsewhere(V4, before.forwarded())
+    program.apply({})
+    assert keeper.judge(program) == 1
+    assert flows.flows == [_flow(VIP, 53, NEW)]
+
+
 def test_endpoints_of_a_service_that_comes_back_stay() -> None:
     start = _starts(Mode.NFTABLES)
     program = start()
