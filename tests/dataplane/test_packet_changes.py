@@ -91,7 +91,9 @@ def world(
     two_nodes: tuple[Lab, NodeHost, NodeHost], tmp_path_factory: pytest.TempPathFactory, follow: Any
 ) -> tuple[Any, Lab]:
     lab, *nodes = two_nodes
-    return follow(tmp_path_factory.mktemp("changes"), nodes), lab
+    folder = follow(tmp_path_factory.mktemp("changes"), nodes)
+    folder.settle()  # rules of the mode before are gone
+    return folder, lab
 
 
 @pytest.fixture
