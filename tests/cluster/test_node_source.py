@@ -339,7 +339,9 @@ def test_events_reach_the_service_and_the_node(api: Api, node: Callable[..., Nod
     assert event["source"]["component"] == "lbprov"
     assert one.monitor is not None
     one.monitor.teller.tell_node("node-1", Event(Severity.WARNING, "ForwardingFailed", "IPv4: no"))
-    told = eventually(lambda: _events(api, "node-1", "default"))[0]
+    told = eventually(
+        lambda: [e for e in _events(api, "node-1", "default") if e["reason"] == "ForwardingFailed"]
+    )[0]
     assert (told["involvedObject"]["kind"], told["involvedObject"]["uid"]) == ("Node", "node-1")
     metrics = one.monitor.respond("/metrics", "").body.decode()
     assert 'lbprov_reflector_objects{kind="EndpointSlice"}' in metrics

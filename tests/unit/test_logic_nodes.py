@@ -54,4 +54,6 @@ def test_targets_are_sorted_and_carry_what_providers_need() -> None:
         ),
         Node("c", deleted_at="2026-01-01T00:00:00Z"),
     ]
-    assert targets_of(nodes) == (Target("a", "aws:///z/i-1", ("10.0.0.1", "203.0.113.1"), "z"), Target("b"))
+    labels = {ZONE_LABEL: "z"}
+    first = Target("a", "aws:///z/i-1", ("10.0.0.1", "203.0.113.1"), "z", labels)
+    assert targets_of(nodes) == (first, Target("b"))
