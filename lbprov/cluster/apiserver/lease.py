@@ -87,7 +87,7 @@ class LeaderElector:
         self._duration_s, self._renew_deadline_s = duration_s, renew_deadline_s
         self._retry_period_s = retry_period_s
         self._now_s = now_s
-        self._rng = rng or random.Random()  # noqa: S311
+        self._rng = rng or random.Random()  # noqa: S311 - jitter, no secret
         self._fence_s = NEVER_S
         self._mine: LeaseRecord | None = None  # our last write, as answered
         self._seen: LeaseRecord | None = None  # somebody's, and since when by our clock

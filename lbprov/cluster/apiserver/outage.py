@@ -47,7 +47,7 @@ class Outage:
 
     def __init__(self, now_s: Callable[[], float], rng: random.Random | None = None) -> None:
         self._now_s = now_s
-        self._rng = rng or random.Random()  # noqa: S311
+        self._rng = rng or random.Random()  # noqa: S311 - jitter, no secret
         self._lock = threading.Lock()
         self._since_s: float | None = None
         self._last_failure_s = 0.0

@@ -55,7 +55,7 @@ class Reflector(Generic[K, V]):
         self.store = store
         self._on_change: Callable[[K], None] | None = None
         self._now_s = now_s
-        self._feed = Feed(kind, store, rng or random.Random(), first_version=first_version)  # noqa: S311
+        self._feed = Feed(kind, store, rng or random.Random(), first_version=first_version)  # noqa: S311 - jitter, no secret
         self._complaint = ""
         self._stream: Stream | None = None
         self._opened_s: float | None = None
