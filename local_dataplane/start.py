@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -14,8 +15,7 @@ from local_dataplane.config import NodeConfig, NodeFacts
 from local_dataplane.flow_keeper import FlowKeeper
 from local_dataplane.iptables.fixed import Table
 from local_dataplane.iptables.read_back import forwarded, has_guard
-from local_dataplane.iptables.restore import cleanup as cleanup_plan
-from local_dataplane.iptables.restore import parse_save
+from local_dataplane.iptables.restore import detachments, parse_save, removals
 from local_dataplane.iptables.ruleset import Ruleset
 from local_dataplane.kernel.backends import AUTO, every_iptables, open_iptables
 from local_dataplane.kernel.conntrack import KernelConntrack
@@ -40,6 +40,9 @@ from local_dataplane.selection import choose as choose_mode
 from local_dataplane.source import Source
 
 log = logging.getLogger("local_dataplane")
+
+IN_OUR_CHAINS_S = 0.1
+"""Far more than a packet takes through our chains, even on a machine that is stopped for a moment."""
 
 
 def open_agent(
@@ -180,7 +183,13 @@ def remove_rules(iptables: Iptables) -> int:
     saved = parse_save(iptables.save(*Table))
     if has_guard(saved.chains):
         _say(route_localhost(KernelSysctls(), on=False))
-    for restore in cleanup_plan(saved, chunked=iptables.backend is Backend.NFT):
+    leading = detachments(saved)
+    for restore in leading:
+        iptables.restore(restore.text())
+    if leading:
+        # A packet that was in our chains is not to find the rest of its way empty: it would be refused.
+        time.sleep(IN_OUR_CHAINS_S)
+    for restore in removals({}, saved.chains, chunked=iptables.backend is Backend.NFT):
         iptables.restore(restore.text())
     return len(saved.chains)
 

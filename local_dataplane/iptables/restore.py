@@ -177,14 +177,14 @@ def _pieces(chains: list[str], lengths: list[int]) -> list[list[str]]:
     return pieces
 
 
-def cleanup(saved: Saved, *, chunked: bool) -> list[Restore]:
-    """What takes every trace of ours away: first what leads to our chains, then the chains."""
+def detachments(saved: Saved) -> list[Restore]:
+    """What takes away all that leads to our chains: no new packet comes to them afterwards."""
     found = []
     for table in reversed(Table):
         rules = [f"-D {line.removeprefix('-A ')}" for t, line in saved.strays if t is table]
         if rules:
             found.append(Restore((Block(table, (), tuple(rules)),)))
-    return found + removals({}, saved.chains, chunked=chunked)
+    return found
 
 
 def _callees_first(chains: Iterable[str], table: Table, wanted: Mapping[ChainKey, Rules]) -> list[str]:

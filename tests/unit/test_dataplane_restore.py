@@ -83,7 +83,8 @@ def test_foreign_rules_are_left_alone_and_ours_go_first(kernel: FakeIptables) ->
 
 def _clean(kernel: FakeIptables) -> None:
     saved = parse_save(kernel.save(*Table))
-    for restore in plans.cleanup(saved, chunked=kernel.backend is Backend.NFT):
+    chunked = kernel.backend is Backend.NFT
+    for restore in [*plans.detachments(saved), *plans.removals({}, saved.chains, chunked=chunked)]:
         kernel.restore(restore.text())
 
 
