@@ -1,9 +1,11 @@
-"""One real control plane for all tests of this folder.
+"""One real control plane for the tests of this folder, and one of its own for a file that needs it.
 
 Its programs are built before the first test, once per machine, outside of any test's time limit.
 
 | fixture | what it is |
 |---|---|
+| `_plane` | the control plane that the rest stands on: one for all files, or a file's own `untouched_plane` |
+| `untouched_plane` | a control plane for one file of tests, on which nothing was allocated before |
 | `control_plane` | the running `ControlPlane`, well at the beginning of every test |
 | `api` | its administrator in a fresh namespace; no Services and no Nodes but those that the test makes |
 | `installed` | the namespace, ServiceAccount and RBAC that we ship, applied |
@@ -47,6 +49,15 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="session")
 def _plane() -> Iterator[ControlPlane]:
+    with ControlPlane.open(MODULE) as plane:
+        yield plane
+
+
+@pytest.fixture(scope="module")
+def untouched_plane() -> Iterator[ControlPlane]:
+    """For tests that choose nodePorts and clusterIPs. On the shared one, a write that a test cut off by
+    killing a server may have left some allocated to nobody: the repair loop takes them back after
+    three rounds of three minutes."""
     with ControlPlane.open(MODULE) as plane:
         yield plane
 

@@ -33,6 +33,11 @@ BEFORE, AFTER = "web-1a", "web-1b"
 FEW, MANY = 40, 10_000
 
 
+@pytest.fixture(scope="module")
+def _plane(untouched_plane: ControlPlane) -> ControlPlane:
+    return untouched_plane
+
+
 @pytest.fixture
 def site(control_plane: ControlPlane, tmp_path: Path) -> Site:
     port = int(control_plane.server.rpartition(":")[2])

@@ -24,6 +24,11 @@ pytestmark = pytest.mark.timeout(600)  # the first test waits for all
 
 
 @pytest.fixture(scope="module")
+def _plane(untouched_plane: ControlPlane) -> ControlPlane:
+    return untouched_plane
+
+
+@pytest.fixture(scope="module")
 def comparison(_plane: ControlPlane, kube_proxy: Path) -> Iterator[Comparison]:
     _plane.wait_ready()
     with opened(_plane, kube_proxy, [*THEIRS, *OURS], thin=True) as comparer:

@@ -322,6 +322,11 @@ NEEDS_RANGE = re.compile("odePort")  # a dry run does not look at the range of n
 
 
 @pytest.fixture(scope="module")
+def _plane(untouched_plane: ControlPlane) -> ControlPlane:
+    return untouched_plane
+
+
+@pytest.fixture(scope="module")
 def server(_plane: ControlPlane) -> Iterator[Server]:
     admin = _plane.admin
     admin.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})

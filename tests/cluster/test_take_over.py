@@ -31,6 +31,11 @@ PAIRS = [
 pytestmark = pytest.mark.timeout(300)
 
 
+@pytest.fixture(scope="module")
+def _plane(untouched_plane: ControlPlane) -> ControlPlane:
+    return untouched_plane
+
+
 @pytest.fixture
 def site(control_plane: ControlPlane, kube_proxy: Path, tmp_path: Path) -> Site:
     port = int(control_plane.server.rpartition(":")[2])

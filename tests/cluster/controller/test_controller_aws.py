@@ -128,9 +128,9 @@ def test_mixed_protocols(scene: Scene) -> None:
     ports = [
         {"name": "http", "port": 80, "protocol": "TCP"},
         {"name": "dns", "port": 53, "protocol": "UDP"},
-        {"name": "dns-tcp", "port": 53, "protocol": "TCP", "nodePort": 31053},
+        {"name": "dns-tcp", "port": 53, "protocol": "TCP", "nodePort": 30053},
     ]
-    ports[1]["nodePort"] = 31053
+    ports[1]["nodePort"] = 30053
     web = service("web", loadBalancerClass="lbprov.io/aws")
     web["spec"]["ports"] = ports
     scene.api.create(web)
