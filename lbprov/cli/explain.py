@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import socket
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,7 +79,7 @@ def command(
         reading = ApiReading.connect(kubeconfig, context)
     config = NodeConfig(cluster_cidrs=canonical_cidrs(cluster_cidr, "--cluster-cidr"))
     asked = [_asked(reading, text) for text in sources]
-    hints = (*(pod_node for _, pod_node in asked if pod_node), socket.gethostname())
+    hints = (*(pod_node for _, pod_node in asked if pod_node), os.uname().nodename)
     node = node_of(reading.cluster, node_name, hints)
     clients = [client for group, _ in asked for client in group] or list(_everybody(config, node))
     explanation = explain(reading.cluster, _key(service), node, clients, config)

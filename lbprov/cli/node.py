@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import socket
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -90,7 +90,7 @@ def _follow_until_signal(cluster: _Cluster, **settings: Any) -> None:
         pod_interface=settings[_INTERFACE_OF[detect]] if detect in _INTERFACE_OF else "",
         localhost_nodeports=settings["localhost_nodeports"],
     )
-    node_name = settings["node_name"] or socket.gethostname()
+    node_name = settings["node_name"] or os.uname().nodename
     with claim(), cluster.opened(node_name, once=settings["once"]) as source:
         agent = open_agent(source, node_name, config, settings["iptables_backend"], Mode(settings["mode"]))
         agent.pace = Pace(settings["min_sync_period"])

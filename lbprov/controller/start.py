@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -87,7 +86,7 @@ def _check_names(election: Election) -> None:
 
 def _elector(cluster: ApiCluster, election: Election) -> LeaderElector:
     # A host name alone is not unique: two of us may run on one host, and a pod's name may come again.
-    identity = f"{socket.gethostname()}_{os.getpid()}_{uuid.uuid4().hex[:8]}"
+    identity = f"{os.uname().nodename}_{os.getpid()}_{uuid.uuid4().hex[:8]}"
     return cluster.elector(
         election.namespace,
         election.lease,
