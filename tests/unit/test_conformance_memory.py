@@ -27,15 +27,8 @@ from lbprov.api import (
     Target,
 )
 from lbprov.testing.clock import FakeClock
-from lbprov.testing.conformance import (
-    Harness,
-    ProviderConformance,
-    SimulatedCrash,
-    apply,
-    balancer,
-    converge,
-    plan_of,
-)
+from lbprov.testing.conformance import ProviderConformance
+from lbprov.testing.harness import Harness, SimulatedCrash, apply, balancer, converge, plan_of
 from lbprov.testing.memory import MemoryProvider
 from lbprov.testing.memory_plan import Observed, balancer_name
 from lbprov.testing.memory_world import MemoryWorld, Name, Resource

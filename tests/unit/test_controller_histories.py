@@ -15,7 +15,7 @@ from lbprov.logic.selection import FINALIZER
 from lbprov.model import Node, Result, Service, ServicePort, ServiceType
 from lbprov.testing.clock import FakeClock
 from lbprov.testing.cluster import MemoryCluster
-from lbprov.testing.conformance import SimulatedCrash
+from lbprov.testing.harness import SimulatedCrash
 from lbprov.testing.memory import MemoryProvider, spec_for
 from lbprov.testing.memory_world import MemoryWorld
 
