@@ -144,6 +144,9 @@ class ProviderContext:
     provider_ids: Callable[[], Iterable[str]] = tuple
     """`spec.providerID` of the Nodes that are known by now, for a provider that has to find out where it is.
     There may be none yet when the provider is built."""
+    asked: Callable[[], Iterable[LoadBalancer]] = tuple
+    """What the Services of ours ask for that are known by now, also those that `observe` has not been asked
+    about yet; without targets, in no order. For a provider that has to settle who of two gets one thing."""
     recheck_s: float = 0.0
     """How often whoever calls looks at every owner again without a reason; 0: this is one pass, or it never
     does. What a process before this one has verified may be taken for granted until then."""

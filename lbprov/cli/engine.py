@@ -118,9 +118,11 @@ def opened_engine(
     `reads_cluster_only`: the folder alone. Raises `UserError`."""
     from lbprov import plugins
     from lbprov.api import ProviderContext
+    from lbprov.controller.asked import Asked
     from lbprov.controller.clock import MonotonicClock
     from lbprov.controller.one_pass import Pass
     from lbprov.controller.reconcile import Reconciler
+    from lbprov.logic.selection import Claimant
 
     spec = plugins.load(choice.provider)
     settings = plugins.parse_options(spec, choice.provider_options)
@@ -128,12 +130,14 @@ def opened_engine(
     if own_classless is None:
         own_classless = choice.folder is not None
     with _opened_cluster(choice, dry_run or reads_cluster_only) as cluster:
+        asked = Asked(cluster.name, spec, Claimant(spec.name, spec.load_balancer_class, own_classless))
         context = ProviderContext(
             cluster.name,
             settings,
             time.monotonic,
             dry_run,
             provider_ids=lambda: [node.provider_id for node in cluster.snapshot().nodes],
+            asked=asked,
         )
         provider = plugins.build(spec, context)
         reconciler = Reconciler(
@@ -148,6 +152,7 @@ def opened_engine(
             choice.workers,
             choice.force,
             wait_s,
+            asked,
         )
         yield Engine(pass_, None if choice.folder is None else cast("ManifestCluster", cluster))
 

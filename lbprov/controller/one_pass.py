@@ -11,6 +11,7 @@ from typing import Any
 
 from lbprov.api import LbprovError, Owner, Provider, Reason, Target, UserError
 from lbprov.cluster.seam import Cluster, Problem, Snapshot
+from lbprov.controller.asked import Asked
 from lbprov.controller.clock import Clock
 from lbprov.controller.reconcile import Reconciler, is_being_deleted, result_of
 from lbprov.controller.schedule import Schedule
@@ -43,7 +44,8 @@ class PassResult:
 @dataclass(frozen=True, slots=True)
 class Pass:
     """What a pass works with. `force` lets a mass deletion through; `wait_s`: how long to go on with what
-    needs time. A set `stop` lets what has begun end, and begins nothing more."""
+    needs time; `asked` is told of all Services. A set `stop` lets what has begun end, and begins nothing
+    more."""
 
     cluster: Cluster
     provider: Provider[Any]
@@ -53,12 +55,13 @@ class Pass:
     workers: int = 8
     force: bool = False
     wait_s: float = 0.0
+    asked: Asked | None = None
 
     def run(self, schedule: Schedule | None = None, *, full: bool = True) -> PassResult:
         """`full`: over all Services, after asking the world what it holds (for drift, former owners and
         orphans); otherwise over those that are due by the schedule. Raises what the cluster raises when it
         cannot be read."""
-        snapshot = self.cluster.snapshot()
+        snapshot = self._read()
         schedule = schedule or Schedule()
         targets = targets_of(snapshot.nodes)
         schedule.begin(targets, {s.key for s in snapshot.services})
@@ -74,6 +77,12 @@ class Pass:
         first = {job.service.key: job.service for job in jobs}
         outcomes = [merged(first[key], tried) for key, tried in sorted(attempts.items())]
         return PassResult(tuple(outcomes), snapshot.problems, orphans)
+
+    def _read(self) -> Snapshot:
+        snapshot = self.cluster.snapshot()
+        if self.asked is not None:
+            self.asked.follow(lambda: snapshot.services)
+        return snapshot
 
     def _held(self) -> dict[ObjectKey, list[Owner]]:
         """What the world holds of our cluster, by Service name."""
@@ -141,7 +150,7 @@ class Pass:
             now_s = self.clock.now_s()
             ready = {key for key, at_s in due_s.items() if at_s <= now_s}
             try:
-                snapshot = self.cluster.snapshot()
+                snapshot = self._read()
             except LbprovError as err:
                 _log.warning("the cluster cannot be read any more", extra={"why": str(err)})
                 return

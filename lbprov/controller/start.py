@@ -14,7 +14,9 @@ from lbprov import plugins
 from lbprov.api import ProviderContext
 from lbprov.cluster.apiserver import ApiCluster, LeaderElector
 from lbprov.controller.app import App
+from lbprov.controller.asked import Asked
 from lbprov.controller.term import Settings
+from lbprov.logic.selection import Claimant
 from lbprov.model import UserError
 from lbprov.observe import metrics as m
 
@@ -53,11 +55,15 @@ def open_app(config: Config) -> App:
     spec = plugins.load(config.provider)
     options = plugins.parse_options(spec, config.provider_options)
     cluster = ApiCluster.connect(config.kubeconfig, config.context, config.cluster_name)
+    claimant = Claimant(spec.name, spec.load_balancer_class, config.settings.own_classless)
+    asked = Asked(config.cluster_name, spec, claimant)
+    asked.follow(cluster.services.values)
     context = ProviderContext(
         config.cluster_name,
         options,
         time.monotonic,
         provider_ids=lambda: [node.provider_id for node in cluster.nodes.values()],
+        asked=asked,
         recheck_s=config.settings.drift_period_s,
     )
     elector = _elector(cluster, config.election) if config.election else None

@@ -122,8 +122,8 @@ class Term:
 
     def begin(self) -> None:
         """Returns soon. Everything of ours is looked at: what is new first, and what was served before after
-        it."""
-        for service in self._cluster.services.values():
+        it; the oldest first."""
+        for service in sorted(self._cluster.services.values(), key=lambda s: (s.created_at, s.key)):
             self._ledger.see(service.key, service)
             decision = self._reconciler.decide(service)
             if decision is Decision.LEAVE:

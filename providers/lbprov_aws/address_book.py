@@ -2,7 +2,7 @@
 
 Elastic IPs are looked up one by one when a load balancer is about to be made, and from then on only as often
 as the rest of the world is looked at. Two Services that want one address before either has it are settled
-here: the older one gets it.
+here: the older one gets it, whichever of them is looked at first (see `rivals`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import repeat
 
 from lbprov.api import LoadBalancer, ObjectKey, Owner, RetryLater
 from lbprov_aws import ec2, names
@@ -21,7 +22,8 @@ from lbprov_aws.ec2 import ElasticIp
 from lbprov_aws.inventory import Inventory
 from lbprov_aws.refusals import Denied
 from lbprov_aws.resources import Address, AddressUse, owner_of
-from lbprov_aws.wishes import POOL, is_by_tag
+from lbprov_aws.rivals import Rank, Rivals, rank
+from lbprov_aws.wishes import POOL, is_by_tag, tag_pairs
 
 LINGER_S = 300.0
 """So long we wait for an address that a deleted load balancer of ours still holds (it takes AWS minutes)."""
@@ -39,9 +41,8 @@ class _Claim:
     at_s: float
 
     @property
-    def rank(self) -> tuple[str, ObjectKey]:
-        """The lowest wins: the oldest; a Service that says no time is younger than all that do."""
-        return (self.created_at or "~", self.service)
+    def rank(self) -> Rank:
+        return rank(self.created_at, self.service)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +56,22 @@ Found = tuple[ElasticIp, ...] | Denied
 
 
 def _filters(wish: str) -> list[dict[str, object]]:
-    """Of `tag:key=value` and of `tags:key=value,…`."""
-    pairs = wish.partition(":")[2].split(",") if wish.startswith(POOL) else [wish.partition(":")[2]]
-    parted = (pair.partition("=") for pair in pairs)
-    return [{"Name": f"tag:{key}", "Values": [value]} for key, _, value in parted]
+    return [{"Name": f"tag:{key}", "Values": [value]} for key, value in sorted(tag_pairs(wish))]
+
+
+def _older(service: ObjectKey) -> str:
+    return f"Service {service}, which is older and asks for it too"
 
 
 class AddressBook:
     """Safe for threads."""
 
-    def __init__(self, cloud: Cloud, inventory: Inventory, now_s: Callable[[], float]) -> None:
+    def __init__(
+        self, cloud: Cloud, inventory: Inventory, rivals: Rivals, now_s: Callable[[], float]
+    ) -> None:
         self._cloud = cloud
         self._inventory = inventory
+        self._rivals = rivals
         self._now_s = now_s
         self._lock = threading.Lock()
         self._seen: dict[str, _Seen] = {}
@@ -103,7 +108,9 @@ class AddressBook:
     def for_list(self, desired: LoadBalancer, wishes: tuple[str, ...], *, new: bool) -> tuple[Address, ...]:
         """Of addresses that a list asks for: each wish's, those that are free first. `new`: for a load
         balancer about to be made (as `for_new`); otherwise from memory where that is not too old."""
-        if not new:
+        if new:
+            self._withdraw_claims(desired.owner)
+        else:
             self.withdraw(desired.owner)
         found = self._look_list(wishes, remembered=not new)
         return tuple(
@@ -129,12 +136,15 @@ class AddressBook:
             yield dataclasses.replace(self._judge(desired.owner, "", nobody), wish=wish)
             return
         several, needed = is_by_tag(wish), math.inf if wish.startswith(POOL) else 1
-        ranked = sorted(found, key=lambda ip: (self._is_claimed(ip), ip.allocation_id))
+        promised = self._promised(desired, wish, found) if new and several else iter(())
+        ranked = sorted(found, key=lambda ip: (self._is_claimed(desired.owner, ip), ip.allocation_id))
         answers: list[Address] = []
         for ip in ranked:
             if new and needed > 0:
                 self._claim(desired, ip.ip)
             address = dataclasses.replace(self._judge(desired.owner, ip.ip, ip), wish=wish)
+            if address.use is AddressUse.FREE and (holder := next(promised, "")):
+                address = dataclasses.replace(address, use=AddressUse.IN_USE, holder=holder)
             answers.append(address)
             if address.use is AddressUse.FREE:
                 needed -= 1
@@ -142,7 +152,7 @@ class AddressBook:
                 self._unclaim(desired.owner, ip.ip)
             elif new and self._is_lingering(ip):
                 self._wait(desired.owner, ip.ip)
-        yield from sorted(answers, key=lambda a: (a.use is not AddressUse.FREE, a.allocation_id))
+        yield from sorted(answers, key=lambda a: a.use is not AddressUse.FREE)
 
     def _look_list(self, wishes: tuple[str, ...], *, remembered: bool) -> dict[str, Found]:
         now_s = self._now_s()
@@ -173,11 +183,31 @@ class AddressBook:
             return found
         return dataclasses.replace(found, purpose=ec2.interface_description(self._cloud, found.interface))
 
-    def _is_claimed(self, found: ElasticIp) -> bool:
+    def _promised(self, desired: LoadBalancer, wish: str, found: tuple[ElasticIp, ...]) -> Iterator[str]:
+        """Who gets the first free ones of what is found, one by one: older Services with the same wish that
+        have not had their turn yet, and so have not claimed any."""
+        mine = rank(desired.created_at, desired.owner.service)
+        with self._lock:
+            claimed = {owner for ip in found for owner in self._claims.get(ip.ip, ())}
+        older = [
+            (rival, theirs)
+            for rival, theirs in self._rivals.tagging(desired.owner, wish)
+            if rival.rank < mine and rival.owner not in claimed
+        ]
+        for rival, theirs in sorted(older, key=lambda pair: pair[0].rank):
+            yield from repeat(_older(rival.owner.service), len(found) if theirs.startswith(POOL) else 1)
+
+    def _is_claimed(self, owner: Owner, found: ElasticIp) -> bool:
+        """By somebody else."""
+        return bool(self._claimants(owner, found))
+
+    def _claimants(self, owner: Owner, found: ElasticIp) -> list[Rank]:
+        """The others that ask for this very one: what they asked for at their turn, or will ask for."""
         now_s = self._now_s()
         with self._lock:
-            claims = self._claims.get(found.ip, {}).values()
-            return any(now_s - claim.at_s < _CLAIM_S for claim in claims)
+            claims = self._claims.get(found.ip, {})
+            seen = [c.rank for o, c in claims.items() if o != owner and now_s - c.at_s < _CLAIM_S]
+        return seen + [r.rank for r in self._rivals.naming(owner, (found.ip, found.allocation_id))]
 
     def _unclaim(self, owner: Owner, ip: str) -> None:
         with self._lock:
@@ -193,10 +223,14 @@ class AddressBook:
 
     def withdraw(self, owner: Owner) -> None:
         """The owner has its load balancer, or wants none."""
+        self._withdraw_claims(owner)
+        with self._lock:
+            self._waiting_since_s = {k: v for k, v in self._waiting_since_s.items() if k[0] != owner}
+
+    def _withdraw_claims(self, owner: Owner) -> None:
         with self._lock:
             for claims in self._claims.values():
                 claims.pop(owner, None)
-            self._waiting_since_s = {k: v for k, v in self._waiting_since_s.items() if k[0] != owner}
 
     def released(self, allocation_ids: tuple[str, ...]) -> None:
         """We deleted a load balancer that had these."""
@@ -244,15 +278,10 @@ class AddressBook:
                 return f"the load balancer of Service {has.service}" if has else balancer.name
         if found.associated:
             return self._describe(found)
-        now_s = self._now_s()
         with self._lock:
-            claims = self._claims.get(found.ip, {})
-            mine = claims.get(owner)
-            others = [c for o, c in claims.items() if o != owner and now_s - c.at_s < _CLAIM_S]
-        first = min(others, key=lambda claim: claim.rank, default=None)
-        if mine is not None and first is not None and first.rank < mine.rank:
-            return f"Service {first.service}, which is older and asks for it too"
-        return ""
+            mine = self._claims.get(found.ip, {}).get(owner)
+        first = min(self._claimants(owner, found), default=None) if mine is not None else None
+        return _older(first[1]) if mine is not None and first is not None and first < mine.rank else ""
 
     @staticmethod
     def _describe(found: ElasticIp) -> str:

@@ -30,6 +30,7 @@ from lbprov_aws.placement import Placement
 from lbprov_aws.refused import Refusals
 from lbprov_aws.rejected import RejectedTargets
 from lbprov_aws.resources import Observed
+from lbprov_aws.rivals import Rivals
 from lbprov_aws.seal_book import SealBook
 
 
@@ -48,7 +49,9 @@ class AwsProvider:
             now_s=context.now_s,
         )
         self._inventory = Inventory(self._cloud, context.cluster, context.now_s, config.resync_s)
-        address_book = AddressBook(self._cloud, self._inventory, context.now_s)
+        address_book = AddressBook(
+            self._cloud, self._inventory, Rivals(self._inventory, context.asked), context.now_s
+        )
         rejected = RejectedTargets(context.now_s)
         networks = Networks(
             self._cloud,

@@ -226,6 +226,13 @@ def is_by_tag(wish: str) -> bool:
     return wish.startswith(("tag:", POOL))
 
 
+def tag_pairs(wish: str) -> frozenset[tuple[str, str]]:
+    """Of a wish by tag: the tags, all of which the Elastic IP has."""
+    text = wish.partition(":")[2]
+    parted = (pair.partition("=") for pair in (text.split(",") if wish.startswith(POOL) else [text]))
+    return frozenset((key, value) for key, _, value in parted)
+
+
 def _is_elastic(text: str) -> bool:
     if text.startswith("tag:"):
         return "=" in text and not text.startswith("tag:=")

@@ -125,13 +125,21 @@ class Lab:
         self.options = options
         self.recheck_s = 0.0
         """Of the processes that start from now on: how often they look at everything again."""
+        self.asked: tuple[LoadBalancer, ...] = ()
+        """What Services are known to ask for, whether they have had a turn or not."""
         self.provider = self.start()
 
     def start(self, *, read_only: bool = False, cluster: str = CLUSTER) -> Provider[Observed]:
         """A provider as a process that starts has it: remembers nothing."""
         values = {o.name: o.parse(self.options.get(o.name, o.default)) for o in lbprov_aws.SPEC.options}
         context = ProviderContext(
-            cluster, values, self.clock, read_only, wall_s=self.wall_s, recheck_s=self.recheck_s
+            cluster,
+            values,
+            self.clock,
+            read_only,
+            asked=lambda: self.asked,
+            wall_s=self.wall_s,
+            recheck_s=self.recheck_s,
         )
         return lbprov_aws.SPEC.build(context)
 
