@@ -50,8 +50,9 @@ class NodeConfig:
     - `localhost_nodeports`: serve NodePorts on 127.0.0.1 as well, for this node's own programs (IPv4 only).
     - `masquerade_bit`, `refusal_bit`: the two bits of the packet mark that are ours (0 to 31).
     - `nodeport_addresses`: CIDRs whose local addresses serve NodePorts; empty: all but loopback.
-    - `drop_invalid`: drop packets of Pods that connection tracking calls INVALID (their NAT cannot be
-      undone and the client would reset the connection); False where the kernel is told to be liberal.
+    - `drop_invalid`: drop packets of Pods and to Pods that connection tracking calls INVALID (their NAT
+      cannot be undone and the client would reset the connection); False where the kernel is told to be
+      liberal.
     """
 
     cluster_cidrs: tuple[str, ...] = ()

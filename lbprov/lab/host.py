@@ -153,6 +153,17 @@ class Host:
         process.stdin.flush()
         return AskingLoop(process.stdin, process.stdout)
 
+    def send_stray(self, source: str, source_port: int, destination: str, port: int) -> None:
+        """From this host, by one of its addresses: TCP segments that their connection does not expect. See
+        `stray.py`. Takes root in the host's namespaces, as everything in the lab has."""
+        argv = [sys.executable, "-I", "-S", str(_HERE / "stray.py")]
+        self.run([*argv, source, destination, str(source_port), str(port)])
+
+    def resets_sent(self) -> int:
+        """TCP resets that this host has answered with so far, both families."""
+        rows = [line.split() for line in self.script("cat /proc/net/snmp").splitlines() if line[:4] == "Tcp:"]
+        return int(dict(zip(*rows, strict=True))["OutRsts"])
+
     # Serving
 
     def serve(self, *, http: int = 0, udp: int = 0) -> LabProcess:

@@ -32,11 +32,11 @@ def _socket(probe: dict[str, Any]) -> socket.socket:
     return sock
 
 
-def _http(sock: socket.socket, ip: str) -> dict[str, Any]:
+def _http(sock: socket.socket, ip: str, after: str = "close") -> dict[str, Any]:
     host = f"[{ip}]" if ":" in ip else ip
-    sock.sendall(f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+    sock.sendall(f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: {after}\r\n\r\n".encode())
     got = b""
-    while chunk := sock.recv(65536):
+    while not (after != "close" and _is_whole(got)) and (chunk := sock.recv(65536)):
         got += chunk
     head, _, body = got.partition(b"\r\n\r\n")
     if not head.startswith(b"HTTP/"):
@@ -44,9 +44,47 @@ def _http(sock: socket.socket, ip: str) -> dict[str, Any]:
     return {"kind": "reply", "status": int(head.split()[1]), "body": body.decode(errors="replace")}
 
 
+def _is_whole(got: bytes) -> bool:
+    head, end, body = got.partition(b"\r\n\r\n")
+    length = head.lower().partition(b"content-length:")[2].split(b"\r\n")[0]
+    return bool(end and length) and len(body) >= int(length)
+
+
 def _udp(sock: socket.socket) -> dict[str, Any]:
     sock.send(b"who are you?\n")
     return {"kind": "reply", "status": 200, "body": sock.recv(65536).decode(errors="replace")}
+
+
+_kept: dict[tuple[str, int, int], socket.socket] = {}
+"""Connections that are held between probes, by address, port and number."""
+
+
+def _ask_on_kept(probe: dict[str, Any]) -> dict[str, Any]:
+    """Goes on with the connection of that number; one that was not there is made."""
+    name = (probe["ip"], probe["port"], probe["held"])
+    sock = _kept.pop(name, None)
+    is_new = sock is None
+    sock = sock or _socket(probe)
+    try:
+        sock.settimeout(probe["timeout_s"])
+        if is_new:
+            sock.connect((probe["ip"], probe["port"]))
+        answer = _http(sock, probe["ip"], "keep-alive")
+    except OSError as error:
+        sock.close()
+        if is_new:
+            raise
+        return {"kind": "broken", "error": error.strerror or str(error)}
+    if answer["kind"] == "reply":
+        _kept[name] = sock
+    else:
+        sock.close()
+    return answer
+
+
+def hang_up(probe: dict[str, Any]) -> None:
+    if sock := _kept.pop((probe["ip"], probe["port"], probe["held"]), None):
+        sock.close()
 
 
 def ask(probe: dict[str, Any]) -> dict[str, Any]:
@@ -55,10 +93,13 @@ def ask(probe: dict[str, Any]) -> dict[str, Any]:
     begun = time.monotonic()
     connected = False
     try:
-        with _socket(probe) as sock:
-            sock.connect((probe["ip"], probe["port"]))
-            connected = probe["protocol"] != "udp"
-            answer = _udp(sock) if probe["protocol"] == "udp" else _http(sock, probe["ip"])
+        if probe["held"]:
+            answer = _ask_on_kept(probe)
+        else:
+            with _socket(probe) as sock:
+                sock.connect((probe["ip"], probe["port"]))
+                connected = probe["protocol"] != "udp"
+                answer = _udp(sock) if probe["protocol"] == "udp" else _http(sock, probe["ip"])
     except TimeoutError:
         answer = {"kind": "timeout"}
     except ConnectionRefusedError:
@@ -81,7 +122,7 @@ def ask_all(probes: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
                 index = left.pop()
             except IndexError:
                 return
-            answers[index] = [ask(probes[index]) for _ in range(probes[index]["times"])]
+            answers[index] = _ask_times(probes[index])
 
     if len(probes) == 1:
         work()
@@ -91,6 +132,16 @@ def ask_all(probes: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
         thread.start()
     for thread in threads:
         thread.join()
+    return answers
+
+
+def _ask_times(probe: dict[str, Any]) -> list[dict[str, Any]]:
+    if not probe["times"]:
+        hang_up(probe)
+    answers = []
+    for number in range(probe["times"]):
+        time.sleep(probe["pause_s"] if number else 0)
+        answers.append(ask(probe))
     return answers
 
 

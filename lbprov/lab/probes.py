@@ -19,7 +19,11 @@ _FACT = re.compile(r"^(IP address|Hostname|Client|Headers) += +(.+)$", re.MULTIL
 class Probe:
     """One request, made `times` times one after another, each by a connection (socket) of its own.
 
-    `protocol` is http or udp. `source_ip` and `source_port` empty and 0: as the kernel chooses."""
+    - `protocol` is http or udp. `source_ip` and `source_port` empty and 0: as the kernel chooses.
+    - `held` (http): the number of a connection that stays open for the next probe of this host with the same
+      address, port and number; `times` 0 hangs up. Broken: it was there, and does not answer any more.
+    - `pause_s`: between two times.
+    """
 
     ip: str
     port: int
@@ -28,6 +32,8 @@ class Probe:
     times: int = 1
     source_ip: str = ""
     source_port: int = 0
+    held: int = 0
+    pause_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

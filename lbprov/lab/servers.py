@@ -38,22 +38,58 @@ def headers(request: bytes) -> bytes:
     return b"Headers    = " + b", ".join(line.partition(b":")[0] for line in lines) + b"\n"
 
 
-def serve_http(connection: socket.socket) -> None:
-    """One request per connection: the page answers every path."""
+class Kept:
+    """Connections that clients hold open between two requests, as `Connection: keep-alive` asks for."""
+
+    def __init__(self) -> None:
+        self._sockets: set[socket.socket] = set()
+        self._guard = threading.Lock()
+        self._is_over = False
+
+    def await_request(self, connection: socket.socket) -> None:
+        """Until the client goes on, or hangs up, or this server ends."""
+        with self._guard:
+            if self._is_over:
+                connection.shutdown(socket.SHUT_RD)
+            self._sockets.add(connection)
+        try:
+            select.select([connection], [], [])
+        finally:
+            with self._guard:
+                self._sockets.discard(connection)
+
+    def end(self) -> None:
+        with self._guard:
+            self._is_over = True
+            for connection in self._sockets:
+                connection.shutdown(socket.SHUT_RD)
+
+
+def serve_http(connection: socket.socket, kept: Kept) -> None:
+    """The page answers every path."""
     with connection:
         connection.settimeout(_REQUEST_TIMEOUT_S)
-        got = b""
         try:
-            while b"\r\n\r\n" not in got and len(got) < _REQUEST_MAX_BYTES:
-                chunk = connection.recv(4096)
-                if not chunk:
-                    return
-                got += chunk
-            body = page(connection.getsockname()[0], connection.getpeername()[0]) + headers(got)
-            head = f"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\n"
-            connection.sendall(head.encode() + b"Connection: close\r\n\r\n" + body)
+            while answer_http(connection):
+                kept.await_request(connection)
         except OSError:
             return  # the client went away: nobody left to tell
+
+
+def answer_http(connection: socket.socket) -> bool:
+    """One request. Whether the client wants to go on."""
+    got = b""
+    while b"\r\n\r\n" not in got and len(got) < _REQUEST_MAX_BYTES:
+        chunk = connection.recv(4096)
+        if not chunk:
+            return False
+        got += chunk
+    is_kept = b"\r\nConnection: keep-alive\r\n" in got
+    body = page(connection.getsockname()[0], connection.getpeername()[0]) + headers(got)
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\n"
+    after = b"keep-alive" if is_kept else b"close"
+    connection.sendall(head.encode() + b"Connection: " + after + b"\r\n\r\n" + body)
+    return is_kept
 
 
 def answer_udp(sock: socket.socket) -> None:
@@ -94,6 +130,7 @@ def main(arguments: list[str]) -> None:
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     busy: list[threading.Thread] = []
+    kept = Kept()
     while True:
         readable, _, _ = select.select([woken, *http, *udp], [], [])
         for sock in readable:
@@ -102,12 +139,13 @@ def main(arguments: list[str]) -> None:
             elif sock in http:
                 connection, _ = sock.accept()
                 busy = [thread for thread in busy if thread.is_alive()]
-                busy.append(threading.Thread(target=serve_http, args=(connection,)))
+                busy.append(threading.Thread(target=serve_http, args=(connection, kept)))
                 busy[-1].start()
         if woken in readable and len(readable) == 1:  # nothing is left in the queues of accept
             break
     for sock in (*http, *udp):
         sock.close()
+    kept.end()
     for thread in busy:
         thread.join()
 

@@ -62,9 +62,9 @@ def health_rules(ports: Iterable[int]) -> Rules:
 
 
 def fixed_chains(
-    family: IPFamily, config: NodeConfig, pods_match: str, *, has_health_ports: bool = False
+    family: IPFamily, config: NodeConfig, pods_matches: Rules, *, has_health_ports: bool = False
 ) -> dict[tuple[Table, str], Rules]:
-    """`pods_match`: what tells packets of Pods; empty: nothing does."""
+    """`pods_matches`: what tells packets of Pods, and what those to Pods; empty: nothing does."""
     masquerade, refusal = config.masquerade_mark, config.refusal_mark
     both = masquerade | refusal
     marked_for_refusal = f"-m mark --mark {refusal:#x}/{refusal:#x} -g {names.REFUSE}"
@@ -82,7 +82,7 @@ def fixed_chains(
             # Ours is accepted whatever the FORWARD policy is; not more than ours, firewalls of others count.
             f"-m mark --mark {masquerade:#x}/{masquerade:#x} -j ACCEPT",
             "-m conntrack --ctstate DNAT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
-            *_drop_invalid(config, pods_match),
+            *_drop_invalid(config, pods_matches),
         ),
         (Table.FILTER, names.REFUSE): (
             f"-m mark --mark {both:#x}/{both:#x} -j DROP",
@@ -106,10 +106,13 @@ def fixed_chains(
     }
 
 
-def _drop_invalid(config: NodeConfig, pods_match: str) -> Rules:
+def _drop_invalid(config: NodeConfig, pods_matches: Rules) -> Rules:
+    """What a Pod gets to see of a connection that it has with a clusterIP, or a client outside with a node,
+    is answered with a reset. Connections of others may come back by another way than this node."""
     if not config.drop_invalid:
         return ()
-    return (f"{f'{pods_match} ' if pods_match else ''}-m conntrack --ctstate INVALID -j DROP",)
+    rule = "-m conntrack --ctstate INVALID -j DROP"
+    return tuple(f"{match} {rule}" for match in pods_matches) or (rule,)
 
 
 def nodeport_entrance(family: IPFamily, config: NodeConfig) -> Rules:

@@ -112,6 +112,13 @@ def from_pods(pods: PodSide) -> str:
     return f"-i {pods.interface}{'+' if pods.is_prefix else ''}"
 
 
+def to_pods(pods: PodSide) -> str:
+    """The match for packets that are forwarded to Pods; `pods` must be true."""
+    if pods.cidr:
+        return f"-d {pods.cidr}"
+    return f"-o {pods.interface}{'+' if pods.is_prefix else ''}"
+
+
 def mark_clients(config: NodeConfig, pods: PodSide) -> Rules:
     """Before the frontends are looked at: clients that are no Pods are masqueraded. That is what a
     clusterIP's clients need; other frontends decide anew."""

@@ -20,6 +20,7 @@ from local_dataplane.iptables.render import (
     from_pods,
     host_bits,
     mark_clients,
+    to_pods,
     unmark_clients,
 )
 from local_dataplane.iptables.tree import Entry, PrefixTree, Rules
@@ -116,9 +117,9 @@ class Ruleset:
             self._sources.set(int(ipaddress.ip_address(address)), entry)
 
     def _render_fixed(self) -> None:
-        match = from_pods(self._pods) if self._pods else ""
+        pods = (from_pods(self._pods), to_pods(self._pods)) if self._pods else ()
         has_ports = bool(self._health_ports)
-        chains = fixed_chains(self.family, self._config, match, has_health_ports=has_ports)
+        chains = fixed_chains(self.family, self._config, pods, has_health_ports=has_ports)
         for (table, chain), rules in chains.items():
             self._put(table, chain, rules)
 

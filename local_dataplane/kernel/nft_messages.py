@@ -169,8 +169,8 @@ class Encoder:
                 return "meta", r(1, to) + _u32(2, 16)
             case ex.LoadMark(to):
                 return "meta", r(1, to) + _u32(2, 3)
-            case ex.LoadInterface(to):
-                return "meta", r(1, to) + _u32(2, 6)
+            case ex.LoadInterface(to, leaves_by):
+                return "meta", r(1, to) + _u32(2, 7 if leaves_by else 6)
             case ex.SetMark(source):
                 return "meta", _u32(2, 3) + r(3, source)
             case ex.Immediate(data, to):

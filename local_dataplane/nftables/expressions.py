@@ -43,12 +43,14 @@ class LoadMark(NamedTuple):
 
 
 class LoadInterface(NamedTuple):
-    """The name of the interface that the packet came in on, 16 bytes; zeros if it came in on none."""
+    """The name of the interface that the packet came in on (`leaves_by`: goes out by), 16 bytes; zeros if
+    there is none."""
 
     to: int
+    leaves_by: bool = False
 
     def __str__(self) -> str:
-        return f"meta load iifname => {self.to}"
+        return f"meta load {'oifname' if self.leaves_by else 'iifname'} => {self.to}"
 
 
 class SetMark(NamedTuple):

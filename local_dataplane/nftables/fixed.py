@@ -152,8 +152,17 @@ class Packet:
         """`pods` must be true."""
         if pods.cidr:
             return self.source_in(pods.cidr, inside=true)
-        name = pods.interface.encode() if pods.is_prefix else pods.interface.encode().ljust(16, b"\0")
-        return (LoadInterface(0), Compare(0, name, true))
+        return (LoadInterface(0), Compare(0, _interface(pods), true))
+
+    def to_pods(self, pods: PodSide) -> Rule:
+        """Of packets that are forwarded; `pods` must be true."""
+        if pods.cidr:
+            return self.destination_in(pods.cidr)
+        return (LoadInterface(0, leaves_by=True), Compare(0, _interface(pods)))
+
+
+def _interface(pods: PodSide) -> bytes:
+    return pods.interface.encode() if pods.is_prefix else pods.interface.encode().ljust(16, b"\0")
 
 
 def _service(to: int) -> Rule:
@@ -220,10 +229,12 @@ def _node_ports(p: Packet, where: Where) -> tuple[Rule, ...]:
 
 
 def _drop_invalid(p: Packet, where: Where) -> tuple[Rule, ...]:
+    """What a Pod gets to see of a connection that it has with a clusterIP, or a client outside with a node,
+    is answered with a reset. Connections of others may come back by another way than this node."""
     if not where.config.drop_invalid:
         return ()
-    of_pods = p.of_pods(where.pods) if where.pods else ()
-    return ((*of_pods, Conntrack(CtKey.STATE, 0), *_has_bits(_STATE_INVALID), DROP),)
+    rule = (Conntrack(CtKey.STATE, 0), *_has_bits(_STATE_INVALID), DROP)
+    return ((*p.of_pods(where.pods), *rule), (*p.to_pods(where.pods), *rule)) if where.pods else (rule,)
 
 
 def _localhost_guard() -> Rule:

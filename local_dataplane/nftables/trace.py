@@ -108,8 +108,9 @@ class Walker:
                 return _put(registers, to, bytes([_PROTOCOLS[packet.protocol]]))
             case ex.LoadMark(to):
                 return _put(registers, to, layout.number(walk.mark))
-            case ex.LoadInterface(to):
-                return _put(registers, to, packet.interface.encode().ljust(16, b"\0"))
+            case ex.LoadInterface(to, leaves_by):
+                name = "" if leaves_by else packet.interface  # where it goes is not known here
+                return _put(registers, to, name.encode().ljust(16, b"\0"))
             case ex.Immediate(data, to):
                 return _put(registers, to, data)
             case ex.Bitwise(register, mask, xor):

@@ -16,7 +16,8 @@ FIRST_TRY_S = 0.8
 """Less than the second after which TCP tries again: a refusal within it answered the first packet."""
 
 HELD_FLOWS = 4
-"""UDP flows that are kept over a change, per question: enough for both proxies to have chosen alike once."""
+"""UDP flows and TCP connections that are kept over a change, per question: enough for both proxies to have
+chosen alike once."""
 
 _FIRST_SOURCE_PORT = 40000
 _HOLDERS = ("ask-1", "node-1", CLIENT)
@@ -27,8 +28,8 @@ Outcome = frozenset[str]
 
 
 class Ask(NamedTuple):
-    """One question: from where, which of the case's addresses, how. `held`: the number of a UDP flow that is
-    kept (from 1), 0: a new one each time."""
+    """One question: from where, which of the case's addresses, how. `held`: the number of a UDP flow or TCP
+    connection that is kept (from 1), 0: a new one each time."""
 
     case: Case
     vantage: str
@@ -59,27 +60,32 @@ def asks(case: Case, phase: int) -> Iterator[Ask]:
 
 def thinned(questions: Iterable[Ask]) -> Iterator[Ask]:
     """For each place, way and case one protocol and family instead of all, in turns."""
-    choices: dict[tuple[str, str, str], list[tuple[str, int]]] = {}
+    choices: dict[tuple[str, ...], list[tuple[str, int]]] = {}
     questions = list(questions)
     for ask in questions:
-        own = choices.setdefault((ask.case.name, ask.vantage, ask.way), [])
+        own = choices.setdefault(_thinned_by(ask), [])
         if (ask.protocol, ask.family) not in own:
             own.append((ask.protocol, ask.family))
     turn = dict(zip(choices, itertools.count(), strict=False))
     for ask in questions:
-        key = ask.case.name, ask.vantage, ask.way
+        key = _thinned_by(ask)
         own = choices[key]
         if (ask.protocol, ask.family) == own[(turn[key] + turn[key] // len(own)) % len(own)]:
             yield ask
 
 
+def _thinned_by(ask: Ask) -> tuple[str, ...]:
+    """Held flows and connections are different things."""
+    return ask.case.name, ask.vantage, ask.way, ask.protocol if ask.held else ""
+
+
 def held_asks(case: Case, phase: int) -> Iterator[Ask]:
-    """UDP flows that are begun before `phase` and go on after its change."""
+    """UDP flows and TCP connections that are begun before `phase` and go on after its change."""
     before = case.at(phase - 1)
     if not case.changes_at(phase) or before is None or before.affinity_s:
         return
     for ask in asks(case, phase - 1):
-        is_held = ask.protocol == "UDP" and ask.vantage in _HOLDERS and ask.way not in _SIDE_WAYS
+        is_held = ask.vantage in _HOLDERS and ask.way not in _SIDE_WAYS
         yield from (ask._replace(held=number) for number in range(1, HELD_FLOWS + 1) if is_held)
 
 
@@ -127,8 +133,10 @@ def probe(ask: Ask, node: Mapping[str, str], times: int = 1, timeout_s: float = 
     else:
         ip = case.cluster_ip(family)
         port = OTHER_PORT if kind == "otherPort" else port
+    if ask.protocol == "TCP":
+        return Probe(ip, port, "http", timeout_s, times, held=ask.held)
     source = _FIRST_SOURCE_PORT + 20 * (case.number % 1000) + ask.held if ask.held else 0
-    return Probe(ip, port, "http" if ask.protocol == "TCP" else "udp", timeout_s, times, source_port=source)
+    return Probe(ip, port, "udp", timeout_s, times, source_port=source)
 
 
 def outcome(answers: Iterable[Answer]) -> Outcome:

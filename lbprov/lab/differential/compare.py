@@ -99,6 +99,7 @@ class Comparer:
             if held:
                 after = self._ask_all(held, timeout_s=_HELD_S)
                 self._judge_held(held, before, after, phase, result)
+                self._ask_all([ask for ask in held if ask.protocol == "TCP"], times=0)  # hang up
             moved = [case for case in cases if phase == 0 or case.changes_at(phase)]
             new = self._chosen([ask for case in moved for ask in asks(case, phase)])
             self._judge_new(new, phase, result)
@@ -205,14 +206,15 @@ class Comparer:
         phase: int,
         result: Comparison,
     ) -> None:
-        """Flow by flow as far as the worlds chose alike: what became of those that an endpoint had."""
+        """Flow by flow as far as the worlds chose alike: what became of those that an endpoint had. A TCP
+        connection that was not made is none."""
         result.questions += len(questions)
         for ask in (ask for ask in questions if ask.held == 1):
             flows = [ask._replace(held=number) for number in range(1, HELD_FLOWS + 1)]
-            by_world = {
-                world: moves([before[world][f] for f in flows], [after[world][f] for f in flows])
-                for world in before
-            }
+            by_world = {}
+            for world, begun in before.items():
+                held = [f for f in flows if ask.protocol == "UDP" or is_answered(begun[f])]
+                by_world[world] = moves([begun[f] for f in held], [after[world][f] for f in held])
             for was in sorted(set.union(*({*found} for found in by_world.values()))):
                 seen = {
                     world: frozenset(f"{was} → {word}" for word in found[was])

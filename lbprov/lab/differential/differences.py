@@ -110,7 +110,7 @@ DIFFERENCES = (
     Difference(
         "UDP flows end with the last endpoint, and with the Service",
         "kube-proxy 1.36 leaves them where they were (kubernetes/kubernetes#139628)",
-        lambda q: bool(q.ask.held) and not (q.may_be_answered and q.has_way),
+        lambda q: bool(q.ask.held) and q.ask.protocol == "UDP" and not (q.may_be_answered and q.has_way),
         _ends,
     ),
     Difference(
