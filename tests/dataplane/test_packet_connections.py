@@ -1,14 +1,15 @@
-"""Connections that last: what becomes of them when their Service changes, and of packets that connection
-tracking cannot place."""
+"""What lasts: connections while their Service changes, and packets of theirs that connection tracking cannot
+place; a client's affinity to an endpoint."""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from lbprov.lab import Lab, NodeHost, Probe, Reply
-from lbprov.lab.strays import stray_arrives
+from lbprov.lab.lasting import is_forgotten, sticks_while_used, stray_arrives
 
 FAMILIES = (4, 6)
 
@@ -150,3 +151,29 @@ def test_clients_do_not_see_what_cannot_be_translated_back(
         nodes = node.ipv4 if family == 4 else node.ipv6
         ip, port = (_vip(2, family), 80) if way == "clusterIP" else (nodes, 31502)
         assert not stray_arrives(client, server, ip, port), f"IPv{family}"
+
+
+AFFINITY_S = 1
+
+
+def test_affinity_lasts_while_it_is_used_and_no_longer(world: tuple[Any, Lab]) -> None:
+    """By node-1 and by node-2, in both families, at the same time."""
+    folder, lab = world
+    sticky = {
+        "sessionAffinity": "ClientIP",
+        "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": AFFINITY_S}},
+    }
+    endpoints = ("web-1a", "web-1b", "web-2a", "web-2b")
+    folder.put("sticky", _service("sticky", 3, **sticky), *_slices(lab, "sticky", *endpoints))
+    folder.settle()
+
+    def look(place: tuple[str, int]) -> tuple[bool, bool]:
+        host, family = place
+        asked = lab.hosts[host], _vip(3, family), 80, AFFINITY_S
+        return sticks_while_used(*asked), is_forgotten(*asked)
+
+    # Each with an asker of its own: one host asks one thing at a time.
+    places = [("ask-1", 4), ("ask-2", 6), ("client-1", 6), ("client-2", 4)]
+    with ThreadPoolExecutor(len(places)) as pool:
+        seen = dict(zip(places, pool.map(look, places), strict=True))
+    assert seen == dict.fromkeys(places, (True, True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 from collections import Counter
@@ -106,6 +107,15 @@ class Comparer:
             self._say(f"phase {phase + 1} of {phases}: {result.questions} questions so far")
         self._remove(cases)
         return result
+
+    @contextlib.contextmanager
+    def in_place(self, cases: Sequence[Case]) -> Iterator[Sequence[World]]:
+        """The worlds, all of which have applied the cases' first states, for questions of another kind."""
+        self._begin_epoch()
+        self._apply(cases, 0)
+        self._settle()
+        yield self._worlds
+        self._remove(cases)
 
     def ask_all(self) -> None:
         """From now on, not thinned."""
