@@ -24,6 +24,9 @@ from local_dataplane.config import NodeConfig, NodeFacts, family_of
 from local_dataplane.endpoints import HEADLESS_LABEL
 from local_dataplane.iptables.ruleset import Ruleset
 from local_dataplane.iptables.trace import Fate, Packet, Walker, Way
+from local_dataplane.nftables.ruleset import Ruleset as NftablesRuleset
+from local_dataplane.nftables.trace import Walker as NftablesWalker
+from local_dataplane.selection import Mode
 from local_dataplane.table import PROXY_NAME_LABEL, Frontend, Purpose, ServiceState, service_states
 
 PURPOSES = {
@@ -74,6 +77,7 @@ class Explanation:
     service: str
     kind: str
     node: str
+    mode: str
     remarks: tuple[str, ...]
     routes: tuple[Route, ...]
     endpoints: tuple[EndpointNote, ...]
@@ -89,9 +93,14 @@ class Cluster:
 
 
 def explain(
-    cluster: Cluster, key: ObjectKey, node: Node, clients: Iterable[Client], config: NodeConfig
+    cluster: Cluster,
+    key: ObjectKey,
+    node: Node,
+    clients: Iterable[Client],
+    config: NodeConfig,
+    mode: Mode = Mode.IPTABLES,
 ) -> Explanation:
-    """Raises `UserError` where there is no such Service."""
+    """By the rules of one mode. Raises `UserError` where there is no such Service."""
     service = next((s for s in cluster.services if s.key == key), None)
     if service is None:
         near = difflib.get_close_matches(str(key), [str(s.key) for s in cluster.services], 3, 0.6)
@@ -103,12 +112,13 @@ def explain(
         route
         for family in IPFamily
         if any(state.key.family is family for state in states)
-        for route in _Family(cluster, family, facts, config).routes(states, clients)
+        for route in _Family(cluster, family, facts, config, mode).routes(states, clients)
     ]
     return Explanation(
         str(key),
         str(service.type),
         node.name,
+        str(mode),
         tuple(_remarks(service, own, states, facts)),
         tuple(routes),
         tuple(_endpoints(own, facts)),
@@ -118,21 +128,32 @@ def explain(
 class _Family:
     """One family's rules on one node, all Services in them."""
 
-    def __init__(self, cluster: Cluster, family: IPFamily, node: NodeFacts, config: NodeConfig) -> None:
+    def __init__(
+        self, cluster: Cluster, family: IPFamily, node: NodeFacts, config: NodeConfig, mode: Mode
+    ) -> None:
         self.family, self.node, self.config = family, node, config
         slices: dict[ObjectKey, list[EndpointSlice]] = {}
         for slice_ in cluster.slices:
             slices.setdefault(slice_.service_key, []).append(slice_)
-        self.ruleset = Ruleset(family, config, node)
-        self.ruleset.replace(
+        states = [
             (state.key, state)
             for service in cluster.services
             for state in service_states(service, slices.get(service.key, ()), node)
             if state.key.family is family
-        )
+        ]
         own = [a for a in node.addresses if family_of(a) is family]
         self.own_address = own[0] if own else ""
-        self.walker = Walker(self.ruleset.chains, frozenset(own))
+        if mode is Mode.NFTABLES:
+            table = NftablesRuleset(family, config, node)
+            table.replace(states)
+            self.table = table.table
+            walker = NftablesWalker(table.chains, table.sets, table.elements, frozenset(own))
+            self.ways = walker.ways
+        else:
+            rules = Ruleset(family, config, node)
+            rules.replace(states)
+            self.table = rules.table
+            self.ways = Walker(rules.chains, frozenset(own)).ways
 
     def routes(self, states: Iterable[ServiceState], clients: Iterable[Client]) -> Iterator[Route]:
         for state in states:
@@ -147,7 +168,7 @@ class _Family:
                     packet = Packet(
                         source, address, frontend.port, str(frontend.protocol).lower(), client.is_node
                     )
-                    ways = tuple(self.walker.ways(packet))
+                    ways = tuple(self.ways(packet))
                     yield Route(
                         PURPOSES[purpose],
                         address,
@@ -167,7 +188,7 @@ class _Family:
         self, state: ServiceState, frontend: Frontend, purpose: Purpose, source: str, ways: tuple[Way, ...]
     ) -> str:
         """Why nothing answers; or that somebody else does."""
-        holder = self.ruleset.table.holder(frontend)
+        holder = self.table.holder(frontend)
         if holder is not None and holder.key != state.key:
             return f"{holder.key} has this address and port, too, and goes before this Service"
         fates = {way.fate for way in ways}
@@ -269,6 +290,7 @@ def as_data(explanation: Explanation) -> Mapping[str, object]:
         "service": explanation.service,
         "type": explanation.kind,
         "node": explanation.node,
+        "mode": explanation.mode,
         "remarks": list(explanation.remarks),
         "endpoints": [
             {"address": e.address, "node": e.node, "state": e.state} for e in explanation.endpoints

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lbprov.cli import options
+from lbprov.cli.node_status import ask_agent, metrics_address
 from lbprov.model import Node, ObjectKey, UserError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from local_dataplane.explain import Client, Explanation, Route
     from local_dataplane.explain_source import Reading
     from local_dataplane.iptables.trace import Way
+    from local_dataplane.selection import Mode
 
 SHOWN_WAYS = 8
 
@@ -49,8 +51,19 @@ SHOWN_WAYS = 8
     default="",
     help="Where Pods' addresses come from, as `lbprov node` is told.",
 )
+@options.option(
+    "--mode",
+    type=click.Choice(["iptables", "nftables", "auto"]),
+    default="auto",
+    show_default=True,
+    help="Which of a node's rules to follow: they do the same, and are named differently by -v. auto: as the "
+    "agent of that node says, if it runs on this machine; else iptables.",
+)
+@metrics_address
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
-@click.option("-v", "--verbose", is_flag=True, help="Name the chains that packets are led through, too.")
+@click.option(
+    "-v", "--verbose", is_flag=True, help="Name the chains and elements that packets are led by, too."
+)
 def command(
     service: str,
     folder: Path | None,
@@ -60,6 +73,8 @@ def command(
     sources: tuple[str, ...],
     node_name: str,
     cluster_cidr: str,
+    mode: str,
+    metrics_address: tuple[str, int] | None,
     output: str,
     verbose: bool,
 ) -> None:
@@ -67,6 +82,7 @@ def command(
     from local_dataplane.config import NodeConfig, canonical_cidrs
     from local_dataplane.explain import as_data, explain
     from local_dataplane.explain_source import ApiReading, FolderReading, node_of
+    from local_dataplane.selection import Mode
 
     if folder is not None:
         from lbprov.cluster.manifests import ManifestCluster
@@ -82,12 +98,21 @@ def command(
     hints = (*(pod_node for _, pod_node in asked if pod_node), os.uname().nodename)
     node = node_of(reading.cluster, node_name, hints)
     clients = [client for group, _ in asked for client in group] or list(_everybody(config, node))
-    explanation = explain(reading.cluster, _key(service), node, clients, config)
+    chosen = Mode(mode) if mode != Mode.AUTO else _mode_of(node, metrics_address)
+    explanation = explain(reading.cluster, _key(service), node, clients, config, chosen)
     if output == "json":
         click.echo(json.dumps(as_data(explanation), indent=2))
         return
     for line in _lines(explanation, verbose):
         click.echo(line)
+
+
+def _mode_of(node: Node, where: tuple[str, int] | None) -> Mode:
+    """As the agent says that runs here, if it is this node's."""
+    from local_dataplane.selection import Mode
+
+    agent = ask_agent(where) if where else None
+    return Mode(agent["mode"]) if agent and agent["node"] == node.name else Mode.IPTABLES
 
 
 def _key(text: str) -> ObjectKey:
@@ -120,7 +145,8 @@ def _everybody(config: NodeConfig, node: Node) -> Iterator[Client]:
 
 
 def _lines(explanation: Explanation, verbose: bool) -> Iterator[str]:
-    yield f"{explanation.service} ({explanation.kind}), by the rules of node {explanation.node}"
+    rules = f"{explanation.mode} rules of node {explanation.node}"
+    yield f"{explanation.service} ({explanation.kind}), by the {rules}"
     for remark in explanation.remarks:
         yield f"! {remark}"
     heading = ""

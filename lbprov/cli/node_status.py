@@ -48,7 +48,7 @@ def status(metrics_address: tuple[str, int] | None, output: str) -> None:
         found = read()
     except LbprovError as error:
         raise click.ClickException(str(error)) from error
-    agent = _ask(metrics_address) if metrics_address else None
+    agent = ask_agent(metrics_address) if metrics_address else None
     rows = [
         {
             "address": entry.frontend.address or "nodePort",
@@ -74,7 +74,8 @@ def status(metrics_address: tuple[str, int] | None, output: str) -> None:
         click.echo("nothing is forwarded here")
 
 
-def _ask(where: tuple[str, int]) -> dict[str, Any] | None:
+def ask_agent(where: tuple[str, int]) -> dict[str, Any] | None:
+    """What an agent says of itself at its metrics address; None where none answers."""
     host, port = where[0] or "127.0.0.1", where[1]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}/status"
     try:

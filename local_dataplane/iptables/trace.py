@@ -43,7 +43,8 @@ class Packet:
 @dataclass(frozen=True, slots=True)
 class Way:
     """One way that the packet may go, and how likely that is. `backend` is `address:port`. `path`: the chains
-    of ours that it is led through, of one of the ways that end so."""
+    of ours that it is led through, of one of the ways that end so; in nftables mode, the elements of sets and
+    maps that lead it, too."""
 
     probability: float
     fate: Fate

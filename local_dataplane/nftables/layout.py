@@ -22,11 +22,12 @@ from __future__ import annotations
 import functools
 import socket
 import struct
+import sys
 from enum import IntEnum
 
 from lbprov.model import IPFamily, L4Protocol
 from local_dataplane.endpoints import Backend
-from local_dataplane.nftables.objects import NUMBER, PORT, PROTOCOL, SetShape, address_part
+from local_dataplane.nftables.objects import NUMBER, PORT, PROTOCOL, SetShape, address_part, padded
 from local_dataplane.table import Frontend
 
 FRONTENDS, REFUSED, NODEPORTS = "frontends", "refused", "nodeports"
@@ -116,6 +117,21 @@ def frontend_key(frontend: Frontend) -> bytes:
 def frontend_of(key: bytes) -> Frontend:
     address, (protocol, port) = key[:-8], _SERVICE.unpack(key[-8:])
     return Frontend(text(address) if address else "", _PROTOCOLS[protocol], port)
+
+
+def element_text(shape: SetShape, key: bytes) -> str:
+    """As nft says it: `@cluster-ips-2 { 10.96.0.7 . tcp . 80 }`."""
+    words, at = [], 0
+    for part in shape.key:
+        value = key[at : at + part.length]
+        at += padded(part.length)
+        if part == PROTOCOL:
+            words.append(_PROTOCOLS[value[0]].lower())
+        elif part in (PORT, NUMBER):
+            words.append(str(int.from_bytes(value, "big" if part == PORT else sys.byteorder)))
+        else:
+            words.append(text(value))
+    return f"@{shape.name} {{ {' . '.join(words)} }}"
 
 
 def backend_data(backend: Backend) -> bytes:

@@ -45,7 +45,7 @@ class Walker:
             for filtered in self._filtered(walk, (word, "input") if packet.from_node and inward else (word,)):
                 leaves = (packet.from_node or not inward) and not filtered.fate
                 ends += self._pass(filtered, "nat-postrouting") if leaves else [filtered]
-        return _joined(ends)
+        return self._joined(ends)
 
     def _filtered(self, walk: _Walk, hooks: Sequence[str]) -> Iterator[_Walk]:
         """Hook after hook: what the node sends to itself leaves and comes in again."""
@@ -89,10 +89,12 @@ class Walker:
             if isinstance(e, ex.SetMark):
                 walk = replace(walk, mark=int.from_bytes(_get(registers, e.source, 4), sys.byteorder))
                 continue
-            following = self._compute(e, walk, registers)
+            before, following = registers, self._compute(e, walk, registers)
             if following is None:
                 break
             registers = following
+            if isinstance(e, ex.Lookup) and not e.absent:
+                walk = replace(walk, path=(*walk.path, (e.set, _key(self.sets[e.set], e.key, before))))
         yield walk
 
     def _compute(self, e: ex.Expression, walk: _Walk, registers: bytes) -> bytes | None:
@@ -155,7 +157,10 @@ class Walker:
             case ex.Branch(name, key):
                 wanted = _get(registers, key, self.sets[name].signature.key_length)
                 element = self.elements[name].get(wanted)
-                return self._go(walk, element.chain, returns=False) if element else walk
+                if element is None:
+                    return walk
+                found = replace(walk, path=(*walk.path, (name, wanted)))
+                return self._go(found, element.chain, returns=False)
             case ex.Dnat(address, port):
                 length = len(_packed(walk.packet.destination))
                 where = layout.text(_get(registers, address, length))
@@ -177,7 +182,28 @@ class Walker:
 
     def _go(self, walk: _Walk, chain: str, *, returns: bool) -> _Walk:
         below = walk.stack if returns else walk.stack[1:]
-        return replace(walk, stack=((self.chains[chain].rules, 0), *below))
+        return replace(walk, stack=((self.chains[chain].rules, 0), *below), path=(*walk.path, chain))
+
+    def _joined(self, walks: list[_Walk]) -> list[Way]:
+        joined: dict[tuple[Fate, str, bool], Way] = {}
+        for walk in walks:
+            fate = walk.fate or (Fate.FORWARD if walk.backend else Fate.UNTOUCHED)
+            key = (fate, walk.backend, walk.masqueraded)
+            old = joined.get(key)
+            joined[key] = Way(
+                walk.probability + (old.probability if old else 0.0),
+                *key,
+                rules_met=max(walk.rules_met, old.rules_met if old else 0),
+                path=old.path if old else tuple(map(self._step_text, walk.path)),
+            )
+        return sorted(joined.values(), key=lambda way: (way.fate, way.backend, way.masqueraded))
+
+    def _step_text(self, step: _PathStep) -> str:
+        return step if isinstance(step, str) else layout.element_text(self.sets[step[0]], step[1])
+
+
+_PathStep = str | tuple[str, bytes]
+"""A chain, or a set and the key that was found in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +215,7 @@ class _Walk:
     backend: str = ""
     masqueraded: bool = False
     fate: Fate | None = None
+    path: tuple[_PathStep, ...] = ()
     stack: tuple[tuple[tuple[Rule, ...], int], ...] = field(default=())
 
 
@@ -198,6 +225,10 @@ def _throws(dice: ex.Random, asked: ex.Expression | None) -> list[tuple[int, flo
     if isinstance(asked, ex.Compare) and asked.data == layout.number(0) and n > 1:
         return [(0, 1 / n), (1, 1 - 1 / n)]
     return [(value, 1 / n) for value in range(n)]
+
+
+def _key(shape: SetShape, at: int, registers: bytes) -> bytes:
+    return _get(registers, at, shape.signature.key_length)
 
 
 def _put(registers: bytes, at: int, data: bytes) -> bytes:
@@ -224,17 +255,3 @@ def _inside(shape: SetShape, key: bytes, first: bytes, last: bytes) -> bool:
 @functools.lru_cache(maxsize=1 << 16)
 def _packed(address: str) -> bytes:
     return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
-
-
-def _joined(walks: list[_Walk]) -> list[Way]:
-    joined: dict[tuple[Fate, str, bool], Way] = {}
-    for walk in walks:
-        fate = walk.fate or (Fate.FORWARD if walk.backend else Fate.UNTOUCHED)
-        key = (fate, walk.backend, walk.masqueraded)
-        old = joined.get(key)
-        joined[key] = Way(
-            walk.probability + (old.probability if old else 0.0),
-            *key,
-            rules_met=max(walk.rules_met, old.rules_met if old else 0),
-        )
-    return sorted(joined.values(), key=lambda way: (way.fate, way.backend, way.masqueraded))

@@ -383,7 +383,7 @@ def test_explain_reads_the_api_server(api: Api, admin_kubeconfig: Path) -> None:
         return done.output
 
     said = explained("--from", f"{api.namespace}/asker")
-    assert "by the rules of node node-2" in said
+    assert "by the iptables rules of node node-2" in said
     assert f"from Pod {api.namespace}/asker (10.244.2.9):\n    100% 10.244.2.2:8080" in said
     said = explained("--from", "10.244.1.9", "--node", "node-1")
     assert "dropped: internalTrafficPolicy is Local, and none of the endpoints is on node node-1" in said

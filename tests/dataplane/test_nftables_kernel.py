@@ -41,7 +41,7 @@ table ip others {
 	}
 }
 """
-WEB = {
+WEB: dict[str, Any] = {
     "apiVersion": "v1",
     "kind": "Service",
     "metadata": {"name": "web"},
@@ -113,6 +113,23 @@ def _eventually(condition: Callable[[], bool], after: str) -> None:
 
 
 # ── the table ──
+
+
+def test_what_explain_names_is_there(node: Host, folder: Any) -> None:
+    """nft finds each chain and each element by the words that explain has for it."""
+    folder.put("web", WEB | {"spec": WEB["spec"] | {"sessionAffinity": "None"}}, _slice("web"))
+    _lbprov(node, *_once(node, folder, "--mode", "nftables"))
+    said = json.loads(
+        _lbprov(node, "explain", "web", "-f", str(folder.path), "--mode", "nftables", "-o", "json")
+    )
+    steps = {
+        (route["family"], step) for route in said["routes"] for way in route["ways"] for step in way["chains"]
+    }
+    for family, step in steps:
+        name, _, key = step.removeprefix("@").partition(" ")
+        what = ["get", "element"] if key else ["list", "chain"]
+        node.run(["nft", *what, "ip6" if family == "IPv6" else "ip", "lbprov", name, *([key] if key else [])])
+    assert len({step.partition(" ")[0] for _, step in steps if step.startswith("@")}) >= 3
 
 
 def test_every_scene_is_what_another_pair_of_eyes_sees(node: Host) -> None:

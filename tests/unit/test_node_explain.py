@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from lbprov.cli.main import main
 from lbprov.cluster.manifests import ManifestCluster
 from lbprov.model import Ingress, IPMode, ObjectKey
+from local_dataplane.http_ports import Answer, HttpPorts
 
 Manifest = dict[str, Any]
 Explain = Callable[..., str]
@@ -85,13 +86,42 @@ def explain(tmp_path: Path) -> Explain:
 
 def test_the_way_to_each_endpoint(explain: Explain) -> None:
     said = explain(_service(type="NodePort"), _slice(*BOTH), flags=("--node", "node-1", "-v"))
-    assert said.startswith("default/web (NodePort), by the rules of node node-1\n")
+    assert said.startswith("default/web (NodePort), by the iptables rules of node node-1\n")
     assert "clusterIP 10.96.0.7:80/TCP\n  from a Pod (10.244.255.254):\n" in said
     assert " 50% 10.244.1.2:8080, which sees the client\n" in said
     assert " 50% 10.244.2.2:8080, which sees the node\n" in said, "from outside"
     assert "nodePort 192.0.2.11:3" in said
     assert "by LBP-SERVICES > LBP-IP-" in said
     assert "  10.244.1.2: 8080 on node-1 (this one): ready\n" in said
+
+
+def test_the_way_in_nftables_mode(explain: Explain) -> None:
+    flags = ("--node", "node-1", "-v", "--mode", "nftables")
+    said = explain(_service(type="NodePort"), _slice(*BOTH), flags=flags)
+    assert "by the nftables rules of node node-1\n" in said
+    assert " 50% 10.244.2.2:8080, which sees the node\n" in said, "from outside"
+    assert (
+        "by services > @cluster-ips-2 { 10.96.0.7 . tcp . 80 } > internal-all-2 > "
+        "@endpoints { 10.96.0.7 . tcp . 80 . 0 }\n"
+    ) in said
+    assert "LBP-" not in said
+
+
+@pytest.mark.parametrize(
+    ("node", "mode"),
+    [pytest.param("node-1", "nftables", id="its"), pytest.param("node-2", "iptables", id="another's")],
+)
+def test_the_mode_of_the_agent_that_runs_here(explain: Explain, node: str, mode: str) -> None:
+    status = json.dumps({"left_out": [], "mode": "nftables", "node": "node-1"}).encode()
+    ports = HttpPorts()
+    ports.start()
+    ports.open(
+        "metrics", [("127.0.0.1", 0)], lambda path, _: Answer(200 if path == "/status" else 404, status)
+    )
+    where = f"127.0.0.1:{ports.ports('metrics')[0]}"
+    said = explain(_service(), _slice(*BOTH), flags=("--node", node, "--metrics-address", where))
+    ports.stop()
+    assert f"by the {mode} rules of node {node}\n" in said
 
 
 @pytest.mark.parametrize(
@@ -176,7 +206,7 @@ def test_source_ranges_and_ip_mode(explain: Explain, tmp_path: Path) -> None:
 def test_from_a_pod_by_its_nodes_rules(explain: Explain) -> None:
     local = _service(internalTrafficPolicy="Local")
     said = explain(local, _slice(*BOTH), POD, flags=("--from", "asker"))
-    assert "by the rules of node node-2" in said
+    assert "by the iptables rules of node node-2" in said
     assert "  from Pod asker (10.244.2.9):\n    100% 10.244.2.2:8080, which sees the client\n" in said
 
 
