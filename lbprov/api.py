@@ -23,6 +23,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from lbprov.logic.desired import refuse_unread
 from lbprov.logic.events import Reason
 from lbprov.model import (
     Action,
@@ -170,7 +171,8 @@ class ProviderSpec:
     ModuleNotFoundError. `needs_node_ports`: a Service without NodePorts cannot be served. `annotations`:
     those beginning `lbprov.io/` that this provider reads beside the core's; others are told as unknown.
     `in_flight_s`: for how long after a process was killed what it had asked for may still come about, or not
-    be shown yet."""
+    be shown yet. `keeps_unread`: what a Service says and nobody understands (`LoadBalancer.unread_scheme`,
+    `unread_source_ranges`) is left as it is, and all else followed; otherwise such a Service is refused."""
 
     name: str
     load_balancer_class: str
@@ -181,6 +183,7 @@ class ProviderSpec:
     options: tuple[ProviderOption, ...] = ()
     needs_node_ports: bool = True
     in_flight_s: float = 0.0
+    keeps_unread: bool = False
     annotations: tuple[str, ...] = ()
     reasons: tuple[ReasonDoc, ...] = ()
 
@@ -222,4 +225,5 @@ __all__ = [
     "Target",
     "TrafficPolicy",
     "UserError",
+    "refuse_unread",
 ]

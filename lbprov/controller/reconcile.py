@@ -37,6 +37,7 @@ from lbprov.controller.account import Account, UntoldError
 from lbprov.controller.reminders import Reminders
 from lbprov.controller.settled import Settled, repaired
 from lbprov.logic import conditions, events
+from lbprov.logic.annotations import ADOPT
 from lbprov.logic.desired import desired_for, notices_for
 from lbprov.logic.selection import FINALIZER, Claimant, Decision, claim, claimed, decide, owner_of
 from lbprov.model import Outcome, Result, Service, ServiceType
@@ -173,8 +174,14 @@ class Reconciler:
     def _ensure(self, attempt: _Attempt, targets: tuple[Target, ...]) -> Outcome:
         account, service = attempt.account, attempt.account.service
         owner = owner_of(self._cluster.name, service)
-        desired = desired_for(service, targets, owner, needs_node_ports=self._spec.needs_node_ports)
-        if self._adopt and desired.adopt is Adopt.ASK:
+        desired = desired_for(
+            service,
+            targets,
+            owner,
+            needs_node_ports=self._spec.needs_node_ports,
+            keeps_unread=self._spec.keeps_unread,
+        )
+        if self._adopt and ADOPT not in service.annotations:
             desired = replace(desired, adopt=Adopt.TAKE_OVER)
         observed = self._provider.observe(owner, desired)
         if _is_awaited(service) and not self._provider.status(desired, observed).ready:
@@ -211,7 +218,8 @@ class Reconciler:
         if left:
             message = f"{len(left)} changes are still to be made"
         elif ready:
-            message = message or "the load balancer is in place"
+            unread = conditions.about(told, Reason.UNKNOWN_ANNOTATION)
+            message = "; ".join((message or "the load balancer is in place", *unread))
         changed = bool(attempt.steps) or status.ingress != service.ingress
         if ready and (changed or not conditions.is_ready(service)):
             account.events.append(events.ENSURED if attempt.hosts is None else events.UPDATED)

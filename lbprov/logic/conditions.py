@@ -63,6 +63,11 @@ def new_events(service: Service, notices: Iterable[Notice], *, has_steps: bool) 
     )
 
 
+def about(notices: Iterable[Notice], reason: str) -> tuple[str, ...]:
+    """What is said for one reason."""
+    return tuple(n.message for n in notices if n.reason == reason)
+
+
 def standing(service: Service, notices: Iterable[Notice]) -> tuple[Event, ...]:
     """Warnings that the Service's conditions say already, and that still hold."""
     return tuple(

@@ -10,9 +10,15 @@ from lbprov.model import Listener, LoadBalancer, Notice, Owner, Service, Severit
 
 
 def desired_for(
-    service: Service, targets: tuple[Target, ...], owner: Owner, *, needs_node_ports: bool = True
+    service: Service,
+    targets: tuple[Target, ...],
+    owner: Owner,
+    *,
+    needs_node_ports: bool = True,
+    keeps_unread: bool = False,
 ) -> LoadBalancer:
-    """`targets`: see `lbprov.logic.nodes`. Raises `UserError` where there is nothing that could be served.
+    """`targets`: see `lbprov.logic.nodes`. Raises `UserError` where there is nothing that could be served;
+    without `keeps_unread` also where scheme or source ranges mean nothing.
 
     One port of several without a nodePort is left to the provider, which serves the others."""
     wishes = read_annotations(service)
@@ -24,7 +30,7 @@ def desired_for(
             "spec.allocateLoadBalancerNodePorts: false, or give the ports nodePorts",
             field="spec.ports[0].nodePort",
         )
-    return LoadBalancer(
+    desired = LoadBalancer(
         owner=owner,
         listeners=tuple(Listener(p.port, p.protocol, p.node_port, p.name) for p in service.ports),
         targets=targets,
@@ -41,7 +47,19 @@ def desired_for(
         replace=wishes.replace,
         adopt=wishes.adopt,
         annotations=service.annotations,
+        unread_scheme=wishes.unread_scheme,
+        unread_source_ranges=wishes.unread_source_ranges,
     )
+    if not keeps_unread:
+        refuse_unread(desired)
+    return desired
+
+
+def refuse_unread(desired: LoadBalancer) -> None:
+    """For a load balancer that is about to be made. Raises `UserError` where a guess could expose it."""
+    for unread in filter(None, (desired.unread_scheme, desired.unread_source_ranges)):
+        field, _, why = unread.partition(": ")
+        raise UserError(f"{why}; until then nothing is made", field=field)
 
 
 def notices_for(

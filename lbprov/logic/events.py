@@ -80,8 +80,9 @@ EXPLAINED: dict[str, tuple[Severity, str]] = {
     ),
     Reason.UNKNOWN_ANNOTATION: (
         Severity.WARNING,
-        "An annotation begins with `lbprov.io/` and is none that is known, or has a value that means nothing "
-        "and counts as the default: most likely a typing error.",
+        "An annotation begins with `lbprov.io/` and is none that is known, or has a value that means "
+        "nothing: most likely a typing error. What is served goes on being served and followed; the message "
+        "says what holds until the annotation is put right.",
     ),
     Reason.DRIFT_REPAIRED: (
         Severity.WARNING,

@@ -78,6 +78,9 @@ class LoadBalancer:
     - `require_ip`: annotation `lbprov.io/ip-policy: require`; rather no address than another one.
     - `internal`: not reachable from the internet.
     - `health_check_node_port` 0: health is a connection to the NodePort itself.
+    - `unread_scheme`, `unread_source_ranges`: what is wrong with what the Service says, with field and
+      remedy, where nobody can understand it; `internal`, `source_ranges` are a guess then. A load balancer
+      that exists stays as it is in this, and none is made (see `lbprov.api.ProviderSpec.keeps_unread`).
     - `created_at`: RFC 3339; the older of two Services that want one address gets it.
     - `replace`, `adopt`: what the user allows (annotations `lbprov.io/replace`, `lbprov.io/adopt`).
     - `annotations`: the Service's, for what only one provider understands.
@@ -99,3 +102,5 @@ class LoadBalancer:
     replace: Replace = Replace.NEVER
     adopt: Adopt = Adopt.ASK
     annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
+    unread_scheme: str = ""
+    unread_source_ranges: str = ""

@@ -55,7 +55,10 @@ __all__ = ["Harness", "ProviderConformance", "SimulatedCrash"]
 
 
 class ProviderConformance:
-    """The tests. A provider that passes them all fits under the controller."""
+    """The tests. A provider that passes them all fits under the controller. `keeps_unread`: as its
+    `ProviderSpec` says."""
+
+    keeps_unread = False
 
     def test_second_plan_is_empty(self, harness: Harness) -> None:
         for name, desired in variants(harness).items():
@@ -135,6 +138,33 @@ class ProviderConformance:
         told = [n for n in plan_of(provider, other.owner, other).notices if n.severity is Severity.WARNING]
         assert told, "what is not done is told"
         assert any("443" in line for line in harness.inventory()), "the rest is done"
+
+    def test_what_nobody_understands_stays_as_it_is(self, harness: Harness) -> None:
+        """Scheme and source ranges are kept, all else is followed; and nothing is made that a guess could
+        expose. (Of other providers the core refuses such a Service before they hear of it.)"""
+        if not self.keeps_unread:
+            return
+        narrow = balancer(harness, source_ranges=("203.0.113.0/24",))
+        plain = balancer(harness)
+        changed: dict[str, Any] = {"listeners": (TLS,), "targets": harness.targets()[1:]}
+        unread: dict[str, dict[str, Any]] = {
+            "source ranges": {"source_ranges": (), "unread_source_ranges": "ranges: 'x' is no range"},
+            "scheme": {"internal": True, "unread_scheme": "scheme: 'x' is not allowed"},
+        }
+        for desired in (narrow, plain):
+            converge(harness, harness.provider(), replace(desired, **changed))
+            as_wanted = sorted(harness.inventory())
+            converge(harness, harness.provider(), None, desired.owner)
+            for what, guess in unread.items():
+                converge(harness, harness.provider(), desired)
+                provider = harness.provider()
+                converge(harness, provider, replace(desired, **changed, **guess))
+                assert sorted(harness.inventory()) == as_wanted, f"{what} that nobody understands"
+                converge(harness, harness.provider(), None, desired.owner)
+        before = sorted(harness.inventory())
+        for what, guess in unread.items():
+            assert self._plan_if_possible(harness.provider(), replace(plain, **guess)) is None, what
+            assert sorted(harness.inventory()) == before, f"nothing is made: {what}"
 
     def test_what_takes_its_place_is_there_before_it_goes(self, harness: Harness) -> None:
         """With leave: whatever the moment, the status names something that serves; and nothing is left."""

@@ -196,4 +196,5 @@ def spec_for(world: MemoryWorld) -> ProviderSpec:
         load_balancer_class="lbprov.io/memory",
         summary="Load balancers that are in memory only, for tests",
         build=lambda context: MemoryProvider(context, world),
+        keeps_unread=True,
     )

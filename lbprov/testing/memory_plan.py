@@ -20,6 +20,7 @@ from lbprov.api import (
     Severity,
     Step,
     UserError,
+    refuse_unread,
 )
 from lbprov.testing.memory_world import RESERVABLE, Name, Resource
 
@@ -91,11 +92,24 @@ def plan(desired: LoadBalancer | None, observed: Observed) -> Plan:
     if observed.frontend and observed.frontend.deleting:
         raise RetryLater("the former load balancer is still going away", POLL_S)
     serving = observed.frontend
+    desired = _understood(desired, serving)
     if serving is None or serving.internal == desired.internal:
         address, notices = _address(desired, observed)
         left = _deletions(observed.beside, "another one has its place")
         return Plan(observed.owner, (*_changes(desired, address, observed), *left), notices, bindings)
     return _other_scheme(desired, observed, serving, bindings)
+
+
+def _understood(desired: LoadBalancer, serving: Resource | None) -> LoadBalancer:
+    """What nobody understands stays as it is; where nothing is yet, it is refused."""
+    if serving is None:
+        refuse_unread(desired)
+        return desired
+    if desired.unread_scheme:
+        desired = replace(desired, internal=serving.internal)
+    if desired.unread_source_ranges:
+        desired = replace(desired, source_ranges=serving.source_ranges)
+    return desired
 
 
 def _other_scheme(

@@ -22,5 +22,6 @@ SPEC = ProviderSpec(
     extra="lbprov[aws]",
     options=OPTIONS,
     in_flight_s=15.0,
+    keeps_unread=True,
     reasons=REASONS,
 )

@@ -65,7 +65,7 @@ class Wanted:
 
     `name`, `internal`, `subnets` and `addresses` are settled when the load balancer is made; the rest is
     followed. `generation`: see `succession`. `knows_scheme` False: what is asked for is none, and `internal`
-    means nothing."""
+    means nothing. `knows_sources` False: nor is it known who may connect, see `plan_security`."""
 
     owner: Owner
     name: str
@@ -83,6 +83,7 @@ class Wanted:
     notices: tuple[Notice, ...]
     generation: str = ""
     knows_scheme: bool = True
+    knows_sources: bool = True
 
     @property
     def balancer_name(self) -> str:
@@ -142,7 +143,8 @@ def want(desired: LoadBalancer) -> Wanted:
         addresses=wishes.addresses,
         ports=ports,
         attributes=as_tags(wishes.attributes),
-        rules=_rules(ports, desired.source_ranges, wishes.access, dual_stack),
+        rules=_rules(ports, desired, wishes.access, dual_stack),
+        knows_sources=_knows_sources(desired, wishes.access),
         access=wishes.access,
         targets=targets,
         zones=zones,
@@ -287,22 +289,33 @@ def _families(
 
 
 def _rules(
-    ports: tuple[Port, ...], source_ranges: tuple[str, ...], access: AccessWish, dual_stack: bool
+    ports: tuple[Port, ...], desired: LoadBalancer, access: AccessWish, dual_stack: bool
 ) -> frozenset[IngressRule]:
     """None if the Service names groups of its own: nobody is admitted by us then."""
     if access.groups:
         return frozenset()
     everybody = ("0.0.0.0/0", "::/0") if dual_stack else ("0.0.0.0/0",)
-    ranges = source_ranges or (() if access.prefix_lists else everybody)
-    cidrs = tuple(str(ipaddress.ip_network(cidr, strict=False)) for cidr in ranges)
+    is_for_all = not access.prefix_lists and _knows_sources(desired, access)
+    ranges = desired.source_ranges or (everybody if is_for_all else ())
+    cidrs = [str(ipaddress.ip_network(cidr, strict=False)) for cidr in ranges]
+    return rules_from((*cidrs, *access.prefix_lists), ports, path_mtu=access.path_mtu)
+
+
+def _knows_sources(desired: LoadBalancer, access: AccessWish) -> bool:
+    return bool(access.groups) or not (desired.unread_source_ranges or access.unread_prefix_lists)
+
+
+def rules_from(sources: tuple[str, ...], ports: Iterable[Port], *, path_mtu: bool) -> frozenset[IngressRule]:
+    """`sources`: ranges of both families, and ids of prefix lists."""
     rules = {
         IngressRule(protocol, port.port, source)
         for port in ports
         for protocol in _transports(port.protocol)
-        for source in (*cidrs, *access.prefix_lists)
+        for source in sources
     }
-    if access.path_mtu:
+    if path_mtu:
         # "Fragmentation needed" and "packet too big" (RFC 1191, RFC 8201).
+        cidrs = [source for source in sources if "/" in source]
         rules |= {IngressRule("icmpv6", 2, c) if ":" in c else IngressRule("icmp", 3, c) for c in cidrs}
     return frozenset(rules)
 

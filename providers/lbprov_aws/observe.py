@@ -36,7 +36,7 @@ from lbprov_aws.resources import (
     TargetGroupRecord,
 )
 from lbprov_aws.succession import Cast
-from lbprov_aws.wishes import refuse_unknown_scheme
+from lbprov_aws.wishes import refuse_unread_wishes
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -291,7 +291,7 @@ class Observer:
         """The network, or why there is none for another load balancer than the one that serves, which goes on
         being kept up."""
         if live is None:
-            refuse_unknown_scheme(desired)
+            refuse_unread_wishes(desired)
             return self._network(desired, wanted, None), ""
         try:
             return self._network(desired, wanted, None if begins else live), ""

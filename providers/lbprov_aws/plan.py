@@ -35,7 +35,7 @@ from lbprov_aws.resources import (
     Tags,
     as_tags,
 )
-from lbprov_aws.wishes import refuse_unknown_scheme
+from lbprov_aws.wishes import refuse_unread_wishes
 
 LB, SG = "lb", "sg"
 """The step ids of the load balancer and its security group."""
@@ -78,6 +78,7 @@ def _converge(desired: LoadBalancer, observed: Observed) -> Plan:
         balancer = _create(desired, wanted, observed, network)
         vpc_id = network.vpc_id
     else:
+        wanted = plan_security.with_sources(wanted, observed)
         balancer = _keep(desired, wanted, observed, live)
         vpc_id = live.vpc_id
     rules = plan_security.rules(wanted, observed)
@@ -110,6 +111,7 @@ def _converge(desired: LoadBalancer, observed: Observed) -> Plan:
             *wanted.notices,
             *targets.notices,
             *plan_security.missing_notices(wanted, observed),
+            *plan_security.nobody_notices(wanted, observed),
             *refused.notices(wanted, observed.refused),
             *_subnets_notice(observed),
             *room.notices(wanted, refusals),
@@ -149,7 +151,7 @@ class _Balancer:
 
 
 def _create(desired: LoadBalancer, wanted: Wanted, observed: Observed, network: Network) -> _Balancer:
-    refuse_unknown_scheme(desired)
+    refuse_unread_wishes(desired)
     plan_security.refuse_missing(wanted, observed)
     placement = (
         address_lists.place(desired, wanted, network, observed)

@@ -6,11 +6,12 @@ attached and taken off, and never changed. What somebody else attached stays.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from lbprov.api import Action, Notice, Severity, Step, UserError
 from lbprov_aws import names, peer_annotations, writes
-from lbprov_aws.desired import PRIVATE_LINK, Wanted
+from lbprov_aws.desired import PRIVATE_LINK, Wanted, rules_from
 from lbprov_aws.resources import IngressRule, LoadBalancerRecord, Observed, SecurityGroupRecord, as_tags
 from lbprov_aws.room import rule_key
 from lbprov_aws.tags import tag_steps
@@ -43,13 +44,42 @@ def named(wanted: Wanted, observed: Observed) -> tuple[str, ...]:
 
 
 def refuse_missing(wanted: Wanted, observed: Observed) -> None:
-    """For a load balancer about to be made: other groups than those that are named might let anybody in."""
+    """For a load balancer about to be made: other groups than those that are named, or everybody instead of
+    those that cannot be read, might let anybody in."""
     missing = [name for name in wanted.access.groups if name not in dict(observed.groups)]
     if missing:
         raise UserError(
             f"there is no security group {', '.join(missing)} in the VPC",
             field=peer_annotations.field(peer_annotations.SECURITY_GROUPS),
         )
+    if not wanted.knows_sources and not wanted.rules:
+        raise UserError(
+            f"none of {', '.join(wanted.access.unread_prefix_lists)} is the id of a prefix list (pl-…), and "
+            "nobody else may connect; until then nothing is made",
+            field=peer_annotations.field(peer_annotations.PREFIX_LISTS),
+        )
+
+
+def with_sources(wanted: Wanted, observed: Observed) -> Wanted:
+    """For a load balancer that exists. Where nobody can tell who may connect, they are those who may now: by
+    a typing error nobody is let in or locked out, and ports are followed nevertheless."""
+    if wanted.knows_sources:
+        return wanted
+    group = observed.security_group
+    sources = tuple(sorted({rule.cidr for rule in group.rules})) if group else ()
+    rules_ = rules_from(sources, wanted.ports, path_mtu=wanted.access.path_mtu)
+    return dataclasses.replace(wanted, rules=rules_)
+
+
+def nobody_notices(wanted: Wanted, observed: Observed) -> tuple[Notice, ...]:
+    """Of `wanted` as `with_sources` has it: nothing is left that tells who could connect before."""
+    if wanted.knows_sources or wanted.rules or _can_have_none(observed):
+        return ()
+    message = (
+        "nobody is admitted: who may connect cannot be read, and the security group does not tell who might "
+        "before; put the annotation right"
+    )
+    return (Notice(Severity.WARNING, "AnnotationsIgnored", message, "Annotations"),)
 
 
 def missing_notices(wanted: Wanted, observed: Observed) -> tuple[Notice, ...]:

@@ -18,7 +18,7 @@ from lbprov_aws import plan as single
 from lbprov_aws.desired import want
 from lbprov_aws.resources import LoadBalancerRecord, Observed
 from lbprov_aws.succession import Cast
-from lbprov_aws.wishes import refuse_unknown_scheme
+from lbprov_aws.wishes import refuse_unread_wishes
 
 TOPIC = "Replacement"
 _SETTLED_TOPICS = ("Scheme", "Name", "Subnets", "SecurityGroup", "RequestedIP")
@@ -81,7 +81,7 @@ def _replaced(desired: LoadBalancer, observed: Observed, cast: Cast, main: Plan)
 def _why_not_made(desired: LoadBalancer, observed: Observed) -> str:
     """What would be in the way of a new one, whatever its addresses: nothing is taken away for it then."""
     try:
-        refuse_unknown_scheme(desired)
+        refuse_unread_wishes(desired)
         plan_security.refuse_missing(want(desired), observed)
     except UserError as refusal:
         return str(refusal)

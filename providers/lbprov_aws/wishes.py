@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from lbprov.api import LoadBalancer, Notice, Severity, UserError
+from lbprov.api import LoadBalancer, Notice, Severity, UserError, refuse_unread
 from lbprov_aws import attribute_wishes, names
 from lbprov_aws import peer_annotations as annotation
 from lbprov_aws.reading import Reader, number_of
@@ -57,11 +57,13 @@ class CheckWish:
 
 @dataclass(frozen=True, slots=True)
 class AccessWish:
-    """Who may connect. `groups` replace ours, `extra_groups` are beside it: ids or values of the tag Name."""
+    """Who may connect. `groups` replace ours, `extra_groups` are beside it: ids or values of the tag Name.
+    `unread_prefix_lists`: what is among them and is none."""
 
     groups: tuple[str, ...] = ()
     extra_groups: tuple[str, ...] = ()
     prefix_lists: tuple[str, ...] = ()
+    unread_prefix_lists: tuple[str, ...] = ()
     path_mtu: bool = False
     private_link: bool | None = None
 
@@ -108,7 +110,7 @@ class Wishes:
 
 
 def read_wishes(desired: LoadBalancer) -> Wishes:
-    """Where a wrong guess would expose a Service, `refuse_unknown_scheme` has to be asked first."""
+    """Where a wrong guess would expose a Service, `refuse_unread_wishes` has to be asked first."""
     reader = Reader(desired.annotations)
     common, by_port = attribute_wishes.of_groups(reader, {x.port for x in desired.listeners})
     wishes = Wishes(
@@ -149,14 +151,18 @@ def notices(complaints: tuple[str, ...]) -> tuple[Notice, ...]:
 _NO_SCHEME = "is not allowed: internal or internet-facing"
 
 
-def refuse_unknown_scheme(desired: LoadBalancer) -> None:
-    """For a load balancer about to be made: one of the wrong scheme would be exposed, or of no use."""
+def refuse_unread_wishes(desired: LoadBalancer) -> None:
+    """For a load balancer about to be made: one of the wrong scheme, or for the wrong clients, would be
+    exposed, or of no use."""
+    refuse_unread(desired)
     if has_unknown_scheme(desired):
         scheme = Reader(desired.annotations).text(annotation.SCHEME)
         raise UserError(f"{scheme!r} {_NO_SCHEME}", field=annotation.field(annotation.SCHEME))
 
 
 def has_unknown_scheme(desired: LoadBalancer) -> bool:
+    if desired.unread_scheme:
+        return True
     scheme = Reader(desired.annotations).text(annotation.SCHEME)
     return _OWN_SCHEME not in desired.annotations and scheme not in ("", "internal", "internet-facing")
 
@@ -166,13 +172,13 @@ def _internal(desired: LoadBalancer, reader: Reader) -> bool:
     Service of the AWS Load Balancer Controller's (by its `type`) is internal unless it says otherwise, as it
     is there."""
     if _OWN_SCHEME in desired.annotations:
-        return desired.internal
+        return desired.internal  # where it is not understood: exposes nothing, and see `refuse_unread_wishes`
     scheme = reader.text(annotation.SCHEME)
     if scheme in ("internal", "internet-facing"):
         return scheme == "internal"
     if scheme:
         reader.complain(annotation.SCHEME, f"{scheme!r} {_NO_SCHEME}; the load balancer stays as it is")
-        return True  # exposes nothing; and see `refuse_unknown_scheme`
+        return True  # exposes nothing; and see `refuse_unread_wishes`
     internal = reader.text(annotation.INTERNAL)
     if internal:
         return internal.lower() != "false"
@@ -305,15 +311,20 @@ def _is_port(text: str) -> bool:
 
 def _access(reader: Reader) -> AccessWish:
     private_link = reader.choice(annotation.PRIVATE_LINK, "on", "off")
+    lists = reader.items(annotation.PREFIX_LISTS)
+    valid_lists = _valid_items(
+        reader,
+        annotation.PREFIX_LISTS,
+        _PREFIX_LIST.fullmatch,
+        "ids of prefix lists: pl-…",
+    )
+    if lists != valid_lists:
+        reader.complain(annotation.PREFIX_LISTS, "until then who may connect stays as it is")
     return AccessWish(
         groups=reader.items(annotation.SECURITY_GROUPS),
         extra_groups=reader.items(annotation.EXTRA_SECURITY_GROUPS),
-        prefix_lists=_valid_items(
-            reader,
-            annotation.PREFIX_LISTS,
-            _PREFIX_LIST.fullmatch,
-            "ids of prefix lists: pl-…",
-        ),
+        prefix_lists=valid_lists,
+        unread_prefix_lists=tuple(item for item in lists if item not in valid_lists),
         path_mtu=reader.choice(annotation.PATH_MTU, "on", "off") == "on",
         private_link=private_link == "on" if private_link else None,
     )

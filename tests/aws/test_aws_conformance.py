@@ -88,6 +88,8 @@ class AwsHarness:
 
 
 class TestAwsConformance(ProviderConformance):
+    keeps_unread = lbprov_aws.SPEC.keeps_unread
+
     @pytest.fixture
     def harness(self, world: AwsWorld, monkeypatch: pytest.MonkeyPatch) -> Harness:
         return AwsHarness(world, monkeypatch)

@@ -17,7 +17,7 @@ from lbprov.api import (
     UserError,
 )
 from lbprov_aws.desired import want
-from lbprov_aws.wishes import refuse_unknown_scheme
+from lbprov_aws.wishes import refuse_unread_wishes
 
 NODE = Target("node-1", "aws:///eu-west-1a/i-0aaaaaaaaaaaaaaa1", zone="eu-west-1a")
 V4, V6 = IPFamily.IPV4, IPFamily.IPV6
@@ -189,10 +189,10 @@ def test_scheme(annotations: dict[str, str], own: bool, internal: bool) -> None:
 def test_unknown_scheme_is_refused_where_it_decides() -> None:
     mistaken = service(annotations={PREFIX + "scheme": "intern"})
     with pytest.raises(UserError, match=r"annotations\[.*scheme\]: 'intern' is not allowed"):
-        refuse_unknown_scheme(mistaken)
+        refuse_unread_wishes(mistaken)
     assert (want(mistaken).knows_scheme, want(mistaken).internal) == (False, True)
     decided = service(annotations={PREFIX + "scheme": "intern", "lbprov.io/scheme": "internal"})
-    refuse_unknown_scheme(decided)
+    refuse_unread_wishes(decided)
     assert want(decided).knows_scheme
 
 

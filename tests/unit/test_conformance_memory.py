@@ -85,6 +85,8 @@ class MemoryHarness:
 
 
 class TestMemoryProvider(ProviderConformance):
+    keeps_unread = True
+
     @pytest.fixture(params=[pytest.param(0.0, id="at-once"), pytest.param(30.0, id="slow-deletion")])
     def harness(self, request: pytest.FixtureRequest) -> Harness:
         return MemoryHarness(deletion_s=request.param)

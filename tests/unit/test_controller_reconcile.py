@@ -249,7 +249,7 @@ def test_a_bad_change_keeps_the_load_balancer_and_its_status() -> None:
     bench = Bench()
     bench.cluster.put(SERVICE)
     made = bench.outcome()
-    bench.cluster.put(replace(SERVICE, annotations={"lbprov.io/scheme": "intern"}))
+    bench.cluster.put(replace(SERVICE, ports=(ServicePort(80),), allocate_node_ports=False))
     failed = bench.outcome()
     assert failed.result is Result.FAILED
     assert failed.ingress == made.ingress == bench.cluster.get(KEY).ingress
@@ -809,7 +809,7 @@ def test_a_value_of_any_length_leaves_room_for_the_remedy() -> None:
     condition = bench.cluster.get(KEY).condition("lbprov.io/Ready")
     assert condition is not None
     assert len(condition.message) < 250
-    assert condition.message.endswith("(250000 characters) is not allowed: internet-facing or internal")
+    assert "(250000 characters) is not allowed: internet-facing or internal" in condition.message
 
 
 @pytest.mark.parametrize("late", [True, False])

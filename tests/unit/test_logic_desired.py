@@ -8,6 +8,7 @@ import pytest
 from lbprov.logic.annotations import ADOPT, IP_POLICY, REPLACE, SCHEME, SOURCE_RANGES
 from lbprov.logic.desired import desired_for, notices_for
 from lbprov.model import (
+    Adopt,
     IPFamily,
     L4Protocol,
     Listener,
@@ -76,7 +77,7 @@ def test_typing_error_in_what_may_be_replaced_replaces_nothing() -> None:
     assert desired_for(mistaken, NODES, OWNER).replace is Replace.NEVER
     (notice,) = notices_for(mistaken, NODES)
     assert notice.reason == "UnknownAnnotation"
-    assert f"{REPLACE}: 'seemless' is not allowed: never or seamless or outage" in notice.message
+    assert f"[{REPLACE}]: 'seemless' is not allowed: never or seamless or outage" in notice.message
     assert "not known and ignored: lbprov.io/x" in notice.message
     assert notices_for(replace(SERVICE, annotations={REPLACE: "outage"}), NODES) == ()
 
@@ -86,6 +87,43 @@ def test_source_ranges_of_the_annotation_where_the_field_is_empty() -> None:
     assert desired_for(annotated, NODES, OWNER).source_ranges == ("10.0.0.0/8", "2001:db8::/32")
     both = replace(annotated, load_balancer_source_ranges=("192.0.2.0/24",))
     assert desired_for(both, NODES, OWNER).source_ranges == ("192.0.2.0/24",)
+
+
+@pytest.mark.parametrize(
+    ("annotations", "cautious", "said"),
+    [
+        pytest.param(
+            {IP_POLICY: "required"}, {"require_ip": True}, "no other address is used", id="ip-policy"
+        ),
+        pytest.param({ADOPT: "ignored"}, {"adopt": Adopt.ASK}, "nothing is taken over", id="adopt"),
+        pytest.param({REPLACE: "seemless"}, {"replace": Replace.NEVER}, "nothing is replaced", id="replace"),
+        pytest.param({SCHEME: "Internet-facing"}, {"internal": True}, "stays as it is", id="scheme"),
+        pytest.param(
+            {SOURCE_RANGES: "10.0.0.0/8 world"}, {"source_ranges": ()}, "stays as it is", id="ranges"
+        ),
+    ],
+)
+def test_what_means_nothing_counts_as_the_cautious_value_and_is_told(
+    annotations: dict[str, str], cautious: dict[str, Any], said: str
+) -> None:
+    service = replace(SERVICE, annotations=annotations)
+    desired = desired_for(service, NODES, OWNER, keeps_unread=True)
+    assert {field: getattr(desired, field) for field in cautious} == cautious
+    ((name, value),) = annotations.items()
+    (notice,) = notices_for(service, NODES)
+    assert notice.message.startswith(f"metadata.annotations[{name}]: {value!r} is no")
+    assert "allowed" in notice.message
+    assert notice.message.endswith(said) or said in notice.message.rpartition("; ")[2]
+    unread = {SCHEME: desired.unread_scheme, SOURCE_RANGES: desired.unread_source_ranges}
+    assert {n for n, why in unread.items() if why} == annotations.keys() & unread.keys()
+
+
+def test_the_field_is_looked_at_before_the_annotation() -> None:
+    service = replace(
+        SERVICE, load_balancer_source_ranges=("192.0.2.0/24",), annotations={SOURCE_RANGES: "world"}
+    )
+    assert desired_for(service, NODES, OWNER).source_ranges == ("192.0.2.0/24",)
+    assert notices_for(service, NODES) == ()
 
 
 @pytest.mark.parametrize(
@@ -101,16 +139,6 @@ def test_source_ranges_of_the_annotation_where_the_field_is_empty() -> None:
             {"annotations": {SCHEME: "intern"}},
             (f"metadata.annotations[{SCHEME}]", "'intern'", "internet-facing or internal"),
             id="bad-scheme",
-        ),
-        pytest.param(
-            {"annotations": {IP_POLICY: "required"}},
-            (f"metadata.annotations[{IP_POLICY}]", "'required'", "prefer or require"),
-            id="bad-ip-policy",
-        ),
-        pytest.param(
-            {"annotations": {ADOPT: "ignored"}},
-            (f"metadata.annotations[{ADOPT}]", "'ignored'", "ask or take-over or ignore"),
-            id="nothing-is-adopted-by-accident",
         ),
         pytest.param(
             {"annotations": {SOURCE_RANGES: "10.0.0.0/8, world"}},

@@ -245,28 +245,35 @@ def test_without_node_ports_an_event_says_what_to_do(site: Any) -> None:
     site.wait_ready("web")
 
 
-@pytest.mark.parametrize(
-    ("annotations", "said"),
-    [
-        pytest.param({"lbprov.io/scheme": "inside"}, "internet-facing or internal", id="scheme"),
-        pytest.param({"lbprov.io/ip-policy": "always"}, "prefer or require", id="ip-policy"),
-    ],
-)
-def test_a_refusal_names_field_and_remedy_and_is_told_once(
-    site: Any, annotations: dict[str, str], said: str
-) -> None:
+def test_a_refusal_names_field_and_remedy_and_is_told_once(site: Any) -> None:
     web = ours()
-    web["metadata"]["annotations"] = annotations
+    web["metadata"]["annotations"] = {"lbprov.io/scheme": "inside"}
     site.api.create(web)
     eventually(lambda: site.reasons("web") == ["SyncLoadBalancerFailed"])
-    (name,) = annotations
     message = site.conditions("web")["Ready"]["message"]
-    assert f"metadata.annotations[{name}]" in message
-    assert said in message
+    assert "metadata.annotations[lbprov.io/scheme]" in message
+    assert "internet-facing or internal" in message
     assert site.kinds() == []
     site.api.patch("Service", "web", {"metadata": {"labels": {"touched": "1"}}})
-    site.api.patch("Service", "web", {"metadata": {"annotations": {name: None}}})
+    site.api.patch("Service", "web", {"metadata": {"annotations": {"lbprov.io/scheme": None}}})
     site.wait_ready("web")
+
+
+def test_a_typing_error_is_told_and_the_rest_followed(site: Any) -> None:
+    site.api.create(ours())
+    site.wait_ready("web")
+    mistakes = {"lbprov.io/scheme": "inside", "lbprov.io/ip-policy": "always"}
+    ports = [{"name": n, "port": p, "protocol": "TCP"} for n, p in (("web", 80), ("more", 8080))]
+    site.api.patch("Service", "web", {"metadata": {"annotations": mistakes}, "spec": {"ports": ports}})
+    eventually(lambda: site.kinds().count("listener") == 2)
+    eventually(lambda: "UnknownAnnotation" in site.reasons("web"))
+    ready = site.conditions("web")["Ready"]
+    assert ready["status"] == "True"
+    assert "metadata.annotations[lbprov.io/scheme]: 'inside' is not allowed" in ready["message"]
+    assert "metadata.annotations[lbprov.io/ip-policy]: 'always' is not allowed" in ready["message"]
+    site.api.patch("Service", "web", {"metadata": {"annotations": dict.fromkeys(mistakes)}})
+    eventually(lambda: site.conditions("web")["Ready"]["message"] == "the load balancer is in place")
+    assert site.reasons("web").count("UnknownAnnotation") == 1
 
 
 # -- what is not written
