@@ -1,4 +1,4 @@
-"""Puts a node agent together from real parts; takes its traces away; tells what is there."""
+"""Puts a node agent together from real parts; takes rules away; tells what is there."""
 
 from __future__ import annotations
 
@@ -192,23 +192,6 @@ def remove_rules(iptables: Iptables) -> int:
     for restore in removals({}, saved.chains, chunked=iptables.backend is Backend.NFT):
         iptables.restore(restore.text())
     return len(saved.chains)
-
-
-def cleanup() -> dict[str, int]:
-    """Both families, every mode and backend: `IPv4 nft` -> chains removed. Doing it twice is harmless."""
-    found = every_iptables()
-    removed = {}
-    for iptables in found:
-        try:
-            removed[f"{iptables.family} {iptables.backend}"] = remove_rules(iptables)
-        except Refused as refused:
-            raise UserError(
-                f"cannot remove the {iptables.family} rules ({iptables.backend}): {refused}; a rule of "
-                "somebody else may lead to one of our chains"
-            ) from refused
-    for family in IPFamily:
-        removed[f"{family} nftables"] = remove_table(KernelNftables(family))
-    return removed
 
 
 def status() -> Mapping[tuple[IPFamily, str], list[Forwarded]]:

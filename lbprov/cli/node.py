@@ -275,12 +275,13 @@ def command(
 def cleanup(
     of_kube_proxy: bool, after_kube_proxy: bool, stay: bool, metrics_address: tuple[str, int] | None
 ) -> None:
-    """Remove every rule, chain and table of ours, in both families and every mode."""
+    """Remove every rule, chain and table of ours, in both families and every mode, and end the UDP flows that
+    they began, unless a kube-proxy runs here: it goes on with them."""
     if of_kube_proxy and after_kube_proxy:
         raise click.UsageError("--kube-proxy removes its rules, --after-kube-proxy ours: give one of them")
+    from local_dataplane.cleanup import cleanup as remove
     from local_dataplane.kernel import kube_proxy
     from local_dataplane.kernel.instance import claim
-    from local_dataplane.start import cleanup as remove
 
     try:
         if of_kube_proxy:
@@ -290,8 +291,12 @@ def cleanup(
             with claim():
                 if after_kube_proxy:
                     kube_proxy.await_complete()
-                for where, chains in remove().items():
+                removed = remove(end_flows=not kube_proxy.running())
+                for where, chains in removed.chains.items():
                     click.echo(f"{where}: {chains} chains removed" if chains else f"{where}: nothing of ours")
+                for family, flows in removed.flows.items():
+                    if flows:
+                        click.echo(f"{family}: {flows} UDP flows ended")
     except LbprovError as error:
         raise click.ClickException(str(error)) from error
     if stay:

@@ -1,15 +1,16 @@
-"""Flags of the agent, by what packets see of them: local detectors, NodePorts on localhost."""
+"""Flags of the agent, and what is left after it, by what packets see of them: local detectors, NodePorts on
+localhost, a cleanup."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lbprov.lab import Host, Lab, NodeHost, Refused, Reply, TimedOut
+from lbprov.lab import Host, Lab, NodeHost, Probe, Refused, Reply, TimedOut
 
 VIP, NODE_PORT = "10.96.9.1", 31900
 SERVICE = {
@@ -19,7 +20,10 @@ SERVICE = {
     "spec": {
         "type": "NodePort",
         "clusterIP": VIP,
-        "ports": [{"name": "http", "port": 80, "nodePort": NODE_PORT}],
+        "ports": [
+            {"name": "http", "port": 80, "nodePort": NODE_PORT},
+            {"name": "dns", "port": 53, "protocol": "UDP", "nodePort": NODE_PORT + 1},
+        ],
     },
 }
 
@@ -30,9 +34,35 @@ def _slice(*pods: Any) -> dict[str, Any]:
         "kind": "EndpointSlice",
         "metadata": {"name": "web", "labels": {"kubernetes.io/service-name": "web"}},
         "addressType": "IPv4",
-        "ports": [{"name": "http", "protocol": "TCP", "port": 80}],
+        "ports": [
+            {"name": "http", "protocol": "TCP", "port": 80},
+            {"name": "dns", "protocol": "UDP", "port": 53},
+        ],
         "endpoints": [{"addresses": [pod.ipv4], "nodeName": pod.node.name} for pod in pods],
     }
+
+
+class Agents:
+    """One after the other, on one node."""
+
+    def __init__(self, folder: Any, node: NodeHost, start: Callable[..., Any]) -> None:
+        self._folder, self._node, self._start = folder, node, start
+
+    def __call__(self, *flags: str) -> NodeHost:
+        """The node, where one with these flags has applied the folder, and the one before has ended."""
+        self.end()
+        self._folder.agents = [self._start(self._node, self._folder.path, *flags)]
+        self._folder.settle()
+        return self._node
+
+    def end(self) -> None:
+        agents, self._folder.agents = self._folder.agents, []
+        for one in agents:
+            assert one.end() == 0, one.words
+
+    def clean_up(self) -> str:
+        self.end()
+        return self._node.run([sys.executable, "-m", "lbprov", "node", "cleanup"]).stdout
 
 
 @pytest.fixture
@@ -41,23 +71,14 @@ def agent(
     tmp_path: Path,
     cluster_of: Callable[..., Any],
     start_agent: Callable[..., Any],
-) -> Iterator[Callable[..., NodeHost]]:
+) -> Iterator[Agents]:
     """`agent(flags)`: node-1, where one with these flags forwards VIP to web-2a, elsewhere."""
     lab, *nodes = two_nodes
     folder = cluster_of(tmp_path, nodes)
     folder.put("web", SERVICE, _slice(lab.hosts["web-2a"]))
-
-    def begin(*flags: str) -> NodeHost:
-        for one in folder.agents:
-            assert one.end() == 0, one.words
-        folder.agents = [start_agent(nodes[0], tmp_path, *flags)]
-        folder.settle()
-        return nodes[0]
-
-    yield begin
-    for one in folder.agents:
-        one.end()
-    nodes[0].run([sys.executable, "-m", "lbprov", "node", "cleanup"])
+    agents = Agents(folder, nodes[0], start_agent)
+    yield agents
+    agents.clean_up()
 
 
 def _client(asking: Host, ip: str = VIP, port: int = 80) -> str:
@@ -76,7 +97,7 @@ MODES = [
 
 @pytest.mark.parametrize("mode", MODES)
 def test_pods_are_told_by_their_interfaces(
-    two_nodes: tuple[Lab, NodeHost, NodeHost], agent: Callable[..., NodeHost], mode: tuple[str, ...]
+    two_nodes: tuple[Lab, NodeHost, NodeHost], agent: Agents, mode: tuple[str, ...]
 ) -> None:
     lab, *_ = two_nodes
     node = agent(
@@ -92,7 +113,7 @@ def test_pods_are_told_by_their_interfaces(
 
 @pytest.mark.parametrize("mode", ["iptables", "nftables"])
 def test_nodeports_on_the_first_address(
-    two_nodes: tuple[Lab, NodeHost, NodeHost], agent: Callable[..., NodeHost], mode: str
+    two_nodes: tuple[Lab, NodeHost, NodeHost], agent: Agents, mode: str
 ) -> None:
     lab, *_ = two_nodes
     client = lab.hosts["client-1"]
@@ -107,7 +128,7 @@ def test_nodeports_on_the_first_address(
 
 @pytest.mark.parametrize("mode", ["iptables", "nftables"])
 def test_nodeports_on_localhost_and_the_guard(
-    two_nodes: tuple[Lab, NodeHost, NodeHost], agent: Callable[..., NodeHost], mode: str
+    two_nodes: tuple[Lab, NodeHost, NodeHost], agent: Agents, mode: str
 ) -> None:
     """An intruder on the LAN sends packets to 127.0.0.1 by way of the node."""
     lab, *_ = two_nodes
@@ -139,3 +160,33 @@ def test_nodeports_on_localhost_and_the_guard(
 
 def _route_localnet(node: Host) -> str:
     return node.script("cat /proc/sys/net/ipv4/conf/all/route_localnet").strip()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_cleanup_ends_the_udp_flows_that_the_rules_began(
+    two_nodes: tuple[Lab, NodeHost, NodeHost], agent: Agents, mode: tuple[str, ...]
+) -> None:
+    """Our own only: not one of somebody else's NAT to the same Pod, nor one that goes there directly."""
+    lab, *_ = two_nodes
+    web, asker, client = (lab.hosts[name] for name in ("web-2a", "ask-1", "client-1"))
+    node = agent(*mode)
+    # As on a node with a firewall: packets are tracked, and translated at both ends, without us.
+    firewall = ("FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT", "POSTROUTING -t nat -o lo -j ACCEPT")
+    node.script("\n".join(f"iptables -A {rule}" for rule in firewall))
+    foreign = "PREROUTING -d 198.51.100.53/32 -p udp -m udp --dport 53 -j DNAT --to-destination"
+    node.script(f"iptables -t nat -A {foreign} {web.ipv4}:53")
+    ours = ((asker, VIP, 53, 5301), (client, node.ipv4, NODE_PORT + 1, 5302))
+    others = ((asker, "198.51.100.53", 53, 5303), (asker, web.ipv4, 53, 5304))
+
+    def answered(flows: Sequence[tuple[Host, str, int, int]], timeout_s: float = 5) -> list[bool]:
+        probes = [(host, Probe(ip, port, "udp", timeout_s, source_port=own)) for host, ip, port, own in flows]
+        return [isinstance(host.ask([probe])[0][0], Reply) for host, probe in probes]
+
+    assert answered(ours) == [True, True]
+    assert answered(others) == [True, True]
+    node.script(f"iptables -t nat -D {foreign} {web.ipv4}:53")
+    agent(*mode)  # another run: what it did not begin is ours all the same
+    assert "IPv4: 2 UDP flows ended" in agent.clean_up()
+    assert answered(ours, 0.5) == [False, False]
+    assert answered(others) == [True, True], "by connection tracking alone"
+    node.script("\n".join(f"iptables -D {rule}" for rule in firewall))
