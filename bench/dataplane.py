@@ -266,7 +266,7 @@ def main() -> None:
         print_rows("Dataplane, iptables", rows(arguments.services))
         return
     layout, backend, count = arguments.inside
-    iptables = IptablesCommand(find_programs(IPFamily.IPV4)[Backend(backend)])
+    iptables = IptablesCommand(find_programs(IPFamily.IPV4)[Backend(backend)], ahead=True)
     work = _inside_tree if layout == "tree" else _inside_linear
     print(json.dumps(work(iptables, _states(int(count)))))
 

@@ -181,7 +181,7 @@ def _program(mode: str) -> Program:
     if mode == "nftables":
         kernel = KernelNftables(IPFamily.IPV4)
         return NftablesProgram(kernel, Ruleset(IPFamily.IPV4, CONFIG, NODE), NftWatch())
-    iptables = IptablesCommand(find_programs(IPFamily.IPV4)[Backend.NFT])
+    iptables = IptablesCommand(find_programs(IPFamily.IPV4)[Backend.NFT], ahead=True)
     return FamilyProgram(iptables, IptablesRuleset(IPFamily.IPV4, CONFIG, NODE), RuleWatch())
 
 

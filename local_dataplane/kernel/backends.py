@@ -66,7 +66,7 @@ def open_iptables(wanted: str = AUTO) -> dict[IPFamily, dict[Backend, IptablesCo
         programs = find_programs(family)
         if chosen in programs:
             order = [chosen, *(b for b in programs if b is not chosen)]
-            found[family] = {b: IptablesCommand(programs[b]) for b in order}
+            found[family] = {b: IptablesCommand(programs[b], ahead=b is chosen) for b in order}
     return found
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lbprov.model import IPFamily, UserError
 from local_dataplane.iptables.fixed import Table
 from local_dataplane.kernel import generation
+from local_dataplane.kernel.ahead import Ahead
 from local_dataplane.kernel.seam import Backend, Busy, Refused
 
 LOCK_WAIT_S = 5
@@ -67,10 +69,14 @@ def version_of(program: str) -> tuple[int, ...]:
 
 
 class IptablesCommand:
-    """See `Iptables` in the seam. Spawns one process per call."""
+    """See `Iptables` in the seam. One process per call.
 
-    def __init__(self, programs: Programs) -> None:
+    `ahead`: for one who will write again and again; the next write's process is started after each."""
+
+    def __init__(self, programs: Programs, *, ahead: bool = False) -> None:
         self._programs = programs
+        self._restore = [programs.restore, "--noflush", "-w", str(LOCK_WAIT_S)]
+        self._ahead = Ahead(self._restore) if ahead else None
 
     @property
     def family(self) -> IPFamily:
@@ -92,7 +98,11 @@ class IptablesCommand:
         return self._run([self._programs.save])
 
     def restore(self, text: str) -> None:
-        self._run([self._programs.restore, "--noflush", "-w", str(LOCK_WAIT_S)], text)
+        if self._ahead is None:
+            self._run(self._restore, text)
+        else:
+            ahead = self._ahead
+            _outcome(self._restore, lambda: ahead.run(text, _PATIENCE_S))
 
     def generation(self) -> object:
         if self.backend is Backend.NFT:
@@ -102,8 +112,8 @@ class IptablesCommand:
         )
 
     def _run(self, argv: list[str], text: str = "") -> str:
-        try:
-            done = subprocess.run(
+        def work() -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
                 argv,
                 input=text,
                 capture_output=True,
@@ -112,25 +122,31 @@ class IptablesCommand:
                 timeout=_PATIENCE_S,
                 start_new_session=True,  # Ctrl-C is for us, not for a write that is under way
             )
-        except subprocess.TimeoutExpired as error:
-            raise Busy(f"{argv[0]} did not end within {_PATIENCE_S:.0f} s") from error
-        except OSError as error:
-            raise UserError(
-                f"cannot run {argv[0]}: {error.strerror}; install the package iptables"
-            ) from error
-        if done.returncode == 0:
-            return done.stdout
-        said = " ".join(line.strip() for line in done.stderr.splitlines() if not line.startswith("Try "))
-        if done.returncode < 0:
-            raise Busy(f"{argv[0]} was killed by signal {-done.returncode}")
-        if "xtables.lock" in said:
-            raise UserError(f"{said}; a container needs the host's /run/xtables.lock (or all of /run)")
-        if "must be root" in said or "Permission denied" in said:
-            raise UserError(NOT_PRIVILEGED)
-        if any(sign in said for sign in _BUSY):
-            raise Busy(said)
-        line = _LINE.search(said)
-        raise Refused(said, int(line[1]) if line else 0)
+
+        return _outcome(argv, work)
+
+
+def _outcome(argv: Sequence[str], work: Callable[[], subprocess.CompletedProcess[str]]) -> str:
+    """What the program prints; raises what its failure means."""
+    try:
+        done = work()
+    except subprocess.TimeoutExpired as error:
+        raise Busy(f"{argv[0]} did not end within {_PATIENCE_S:.0f} s") from error
+    except OSError as error:
+        raise UserError(f"cannot run {argv[0]}: {error.strerror}; install the package iptables") from error
+    if done.returncode == 0:
+        return done.stdout
+    said = " ".join(line.strip() for line in done.stderr.splitlines() if not line.startswith("Try "))
+    if done.returncode < 0:
+        raise Busy(f"{argv[0]} was killed by signal {-done.returncode}")
+    if "xtables.lock" in said:
+        raise UserError(f"{said}; a container needs the host's /run/xtables.lock (or all of /run)")
+    if "must be root" in said or "Permission denied" in said:
+        raise UserError(NOT_PRIVILEGED)
+    if any(sign in said for sign in _BUSY):
+        raise Busy(said)
+    line = _LINE.search(said)
+    raise Refused(said, int(line[1]) if line else 0)
 
 
 NOT_PRIVILEGED = (
