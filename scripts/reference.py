@@ -119,6 +119,7 @@ def aws_annotations() -> str:
     lines += table(("`…aws-load-balancer-`", "followed", "read by", "what it does"), rows)
     for title, known, name in (
         ("load balancer", attributes.OF_LOAD_BALANCERS, "attributes"),
+        ("listener", attributes.OF_LISTENERS, "listener-attributes.PROTOCOL-PORT"),
         ("target group", attributes.OF_TARGET_GROUPS, "target-group-attributes"),
     ):
         lines += ["", f"## Attributes of a {title} (`{name}`)", ""]

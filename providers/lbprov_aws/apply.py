@@ -90,6 +90,7 @@ _HANDLERS: dict[type, Callable[[Hands, Any], str | None]] = {
     writes.CreateListener: apply_listeners.create_listener,
     writes.ChangeListener: apply_listeners.change_listener,
     writes.ChangeCertificates: apply_listeners.change_certificates,
+    writes.SetListenerAttributes: apply_listeners.set_attributes,
     writes.DeleteListener: apply_listeners.delete_listener,
     writes.SetTags: _set_tags,
     writes.RemoveTags: _remove_tags,

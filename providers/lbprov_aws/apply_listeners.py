@@ -8,8 +8,8 @@ from lbprov.api import RetryLater
 from lbprov_aws import elbv2, writes
 from lbprov_aws.hands import Hands
 from lbprov_aws.refusals import QUOTA, Refused
-from lbprov_aws.refused import CODES, certificate_key
-from lbprov_aws.resources import ListenerRecord, LoadBalancerRecord, TargetGroupRecord
+from lbprov_aws.refused import CODES, attribute_key, certificate_key
+from lbprov_aws.resources import ListenerRecord, LoadBalancerRecord, TargetGroupRecord, as_tags
 from lbprov_aws.room import LISTENERS, part_key
 
 
@@ -57,10 +57,12 @@ def change_listener(hands: Hands, body: writes.ChangeListener) -> None:
         if _is_remembered(hands, body, refusal):
             return
         raise
+    before = next((x for x in balancer.listeners or () if x.arn == listener.arn), listener)
     if listener.protocol == "TLS":
-        before = next((x for x in balancer.listeners or () if x.arn == listener.arn), listener)
         more = before.more_certificates or frozenset()
         listener = dataclasses.replace(listener, more_certificates=more)
+    if listener.protocol == before.protocol:
+        listener = dataclasses.replace(listener, attributes=before.attributes)
     _put_listener(hands, balancer, listener)
 
 
@@ -76,6 +78,26 @@ def change_certificates(hands: Hands, body: writes.ChangeCertificates) -> None:
         elbv2.change_certificates(hands.cloud, "RemoveListenerCertificates", arn, body.remove)
     more = ((listener.more_certificates or frozenset()) | set(added)) - set(body.remove)
     _put_listener(hands, balancer, dataclasses.replace(listener, more_certificates=more))
+
+
+def set_attributes(hands: Hands, body: writes.SetListenerAttributes) -> None:
+    """What AWS refuses is remembered."""
+    balancer = hands.own(hands.bindings[body.balancer_ref], body.owner, LoadBalancerRecord)
+    arn = body.arn or hands.bindings.get(body.listener_ref, "")
+    listener = next((x for x in balancer.listeners or () if x.arn == arn), None)
+    if listener is None:
+        return  # AWS refused the listener itself
+    try:
+        elbv2.set_listener_attributes(hands.cloud, arn, body.attributes)
+    except Refused as refusal:
+        _look_again_at_listeners(hands, balancer, refusal)
+        if refusal.code not in CODES:
+            raise
+        for key, value in body.attributes:
+            hands.refusals.add(body.owner, attribute_key(body.listener_ref, key, value), str(refusal))
+        return
+    now = as_tags({**dict(listener.attributes or ()), **dict(body.attributes)})
+    _put_listener(hands, balancer, dataclasses.replace(listener, attributes=now))
 
 
 def _add_certificates(

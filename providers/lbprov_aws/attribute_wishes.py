@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from lbprov_aws import attributes
 from lbprov_aws import peer_annotations as annotation
 from lbprov_aws.reading import Reader, number_of
+from lbprov_aws.resources import Protocol
 
 
 def of_balancer(reader: Reader) -> dict[str, str]:
@@ -53,6 +54,18 @@ def of_groups(reader: Reader, ports: set[int]) -> tuple[dict[str, str], dict[int
         for values in by_port.values():
             values.pop(attributes.PROXY_PROTOCOL, "")
     return common, by_port
+
+
+def of_listeners(reader: Reader) -> dict[tuple[str, int], dict[str, str]]:
+    """By protocol and port, as the annotation names them."""
+    found: dict[tuple[str, int], dict[str, str]] = {}
+    for text, name in reader.family(annotation.LISTENER_ATTRIBUTES).items():
+        protocol, _, number = text.rpartition("-")
+        if (port := number_of(number)) is None or protocol.upper() not in tuple(Protocol):
+            reader.complain(name, f"{text} is no listener: PROTOCOL-PORT, such as TCP-80")
+        else:
+            found[protocol.upper(), port] = _accepted(reader, name, attributes.OF_LISTENERS)
+    return found
 
 
 def _port_numbers(reader: Reader, name: str, ports: set[int]) -> set[int]:

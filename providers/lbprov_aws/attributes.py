@@ -1,7 +1,7 @@
-"""Attributes of load balancers and target groups: which there are, what they may be, what AWS has them at.
-Pure.
+"""Attributes of load balancers, listeners and target groups: which there are, what they may be, what AWS has
+them at. Pure.
 
-Sources: LoadBalancerAttribute and TargetGroupAttribute of the ELBv2 API.
+Sources: LoadBalancerAttribute, ListenerAttribute and TargetGroupAttribute of the ELBv2 API.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ STICKY = "stickiness.enabled"
 STICKY_TYPE = "stickiness.type"
 PRESERVE_CLIENT_IP = "preserve_client_ip.enabled"
 PROXY_PROTOCOL = "proxy_protocol_v2.enabled"
+IDLE_TIMEOUT = "tcp.idle_timeout.seconds"
 TERMINATE_UNHEALTHY = "target_health_state.unhealthy.connection_termination.enabled"
 TERMINATE_DEREGISTERED = "deregistration_delay.connection_termination.enabled"
 
@@ -68,6 +69,10 @@ OF_LOAD_BALANCERS = _by_key(
     # It cannot be made less.
     Attribute("secondary_ips.auto_assigned.per_subnet", "[0-7]", "a number from 0 to 7", None),
     _bool("zonal_shift.config.enabled", "false"),
+)
+
+OF_LISTENERS = _by_key(
+    Attribute(IDLE_TIMEOUT, r"6000|[1-5]\d{3}|[1-9]\d\d|[6-9]\d", "a number from 60 to 6000", "350")
 )
 
 OF_TARGET_GROUPS = _by_key(
@@ -138,6 +143,18 @@ def of_group(wanted: Mapping[str, str], protocol: Protocol, *, tls: bool) -> tup
     if datagrams and fit.pop(TERMINATE_UNHEALTHY, "true") == "false":
         complaints.append(f"{TERMINATE_UNHEALTHY}=false cannot be had for {protocol}")
     return as_tags(fit), complaints
+
+
+WITH_IDLE_TIMEOUT = (Protocol.TCP, Protocol.TCP_UDP)
+
+
+def of_listener(wanted: Mapping[str, str], protocol: Protocol) -> tuple[Tags, list[str]]:
+    """What of that a listener of `protocol` can have, and what is wrong with the rest ("Update the TCP idle
+    timeout for your Network Load Balancer listener", NLB user guide)."""
+    if protocol in WITH_IDLE_TIMEOUT or not wanted:
+        return as_tags(wanted), []
+    why = ": it is 350 s, and cannot be changed" if protocol is Protocol.TLS else ""
+    return (), [f"{IDLE_TIMEOUT} cannot be had for {protocol}{why}"]
 
 
 def default(attribute: Attribute, protocol: str = "") -> str | None:

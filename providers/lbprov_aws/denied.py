@@ -14,7 +14,13 @@ from lbprov.api import Notice, Severity, Step
 from lbprov_aws import writes
 from lbprov_aws.refusals import PERMISSION
 
-Alone = writes.SetAttributes | writes.SetHealthCheck | writes.SetIpAddressType | writes.ChangeCertificates
+Alone = (
+    writes.SetAttributes
+    | writes.SetHealthCheck
+    | writes.SetIpAddressType
+    | writes.ChangeCertificates
+    | writes.SetListenerAttributes
+)
 
 
 def alone(step: Step) -> Alone | None:

@@ -35,8 +35,8 @@ PRIVATE_LINK = "private-link"
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A listener, and by `node_port` and `group_protocol` the target group behind it, with its `check` and
-    `attributes`. `tls`: of a listener for TLS."""
+    """A listener with its `listener_attributes`, and by `node_port` and `group_protocol` the target group
+    behind it, with its `check` and `attributes`. `tls`: of a listener for TLS."""
 
     port: int
     protocol: Protocol
@@ -45,6 +45,7 @@ class Port:
     check: HealthCheck
     attributes: Tags = ()
     tls: Tls | None = None
+    listener_attributes: Tags = ()
 
     @property
     def group_id(self) -> str:
@@ -107,6 +108,10 @@ class Wanted:
             asked[PRIVATE_LINK] = ""
         if asked:
             marks[names.ATTRIBUTES] = names.extra_mark(asked)
+        if resource == "lb" and (
+            of_listeners := {k: v for p in self.ports for k, v in p.listener_attributes}
+        ):
+            marks[names.LISTENER_ATTRIBUTES] = names.extra_mark(of_listeners)
         if self.generation and resource != "sg":
             marks[names.GENERATION] = self.generation
         return {**names.marks(self.owner, resource), **extra, **marks}
@@ -190,6 +195,11 @@ def _ports(
             "no port can be served on AWS: " + ("; ".join(complaints) or "there is none"), field="spec.ports"
         )
     said = (Notice(Severity.WARNING, "PortsNotServed", "; ".join(complaints), "Ports"),) if complaints else ()
+    there = {(protocol, number) for number, (_, protocol) in served.items()}
+    annotation_complaints += [
+        f"aws-load-balancer-listener-attributes.{protocol}-{number}: there is no such listener"
+        for protocol, number in sorted(wishes.listener_attributes.keys() - there)
+    ]
     return tuple(
         _port(desired, wishes, *served[number], annotation_complaints) for number in sorted(served)
     ), said
@@ -218,8 +228,11 @@ def _port(
         **wishes.port_attributes.get(listener.port, {}),
     }
     fit, unfit = attributes.of_group(asked, group_protocol, tls=tls is not None)
+    for_listener, more = attributes.of_listener(
+        wishes.listener_attributes.get((protocol, listener.port), {}), protocol
+    )
     check = health.check_for(group_protocol, desired.health_check_node_port, wishes.check, desired.listeners)
-    unfit += health.doubts(check, group_protocol)
+    unfit += [*more, *health.doubts(check, group_protocol)]
     complaints += [f"port {listener.port}: {why}" for why in unfit]
     return Port(
         port=listener.port,
@@ -229,6 +242,7 @@ def _port(
         check=check,
         attributes=fit,
         tls=tls,
+        listener_attributes=for_listener,
     )
 
 

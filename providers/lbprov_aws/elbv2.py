@@ -159,6 +159,11 @@ def balancer_attributes(cloud: Cloud, balancer_arn: str) -> Tags:
     return decode.tags(answer["Attributes"])
 
 
+def listener_attributes(cloud: Cloud, listener_arn: str) -> Tags:
+    answer = cloud.call(ELBV2, "DescribeListenerAttributes", ListenerArn=listener_arn)
+    return decode.tags(answer["Attributes"])
+
+
 def group_attributes(cloud: Cloud, group_arn: str) -> Tags:
     answer = cloud.call(ELBV2, "DescribeTargetGroupAttributes", TargetGroupArn=group_arn)
     return decode.tags(answer["Attributes"])
@@ -259,6 +264,10 @@ def set_balancer_attributes(cloud: Cloud, balancer_arn: str, values: Tags) -> No
     cloud.call(ELBV2, "ModifyLoadBalancerAttributes", LoadBalancerArn=balancer_arn, Attributes=attributes)
 
 
+def set_listener_attributes(cloud: Cloud, listener_arn: str, values: Tags) -> None:
+    cloud.call(ELBV2, "ModifyListenerAttributes", ListenerArn=listener_arn, Attributes=_pairs(values))
+
+
 def set_group_attributes(cloud: Cloud, group_arn: str, values: Tags) -> None:
     attributes = _pairs(values)
     cloud.call(ELBV2, "ModifyTargetGroupAttributes", TargetGroupArn=group_arn, Attributes=attributes)
@@ -279,7 +288,8 @@ def create_listener(
         **_tls(tls, new=True),
     )
     made = decode.listener(answer["Listeners"][0])
-    return dataclasses.replace(made, ours=True, more_certificates=frozenset() if tls else None)
+    sni = frozenset[str]() if tls else None
+    return dataclasses.replace(made, ours=True, more_certificates=sni, attributes=())
 
 
 def change_listener(

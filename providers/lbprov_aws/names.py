@@ -36,6 +36,8 @@ MADE_FOR = (REQUESTED_IP, REFUSED_IP, REQUESTED_ADDRESSES, REQUESTED_SUBNETS)
 """Of a load balancer: they stay as they were when it was made."""
 ATTRIBUTES = "lbprov/attributes"
 """Which attributes were asked for (see `extra_mark`), so that they can go back to their default."""
+LISTENER_ATTRIBUTES = "lbprov/listener-attributes"
+"""Of a load balancer: the same of its listeners."""
 GROUPS = "lbprov/security-groups"
 """Ids of security groups that the Service named, so that they can be taken off again."""
 GENERATION = "lbprov/generation"

@@ -11,6 +11,7 @@ from lbprov_aws import (
     addresses,
     elbv2,
     names,
+    plan_listener_attributes,
     plan_listeners,
     plan_targets,
     settled,
@@ -214,6 +215,7 @@ class Observer:
         if live.attributes is None and asked:
             live = dataclasses.replace(live, attributes=elbv2.balancer_attributes(self._cloud, live.arn))
         live = self._with_certificates(live, wanted)
+        live = self._with_listener_attributes(live, wanted)
         live = self._with_marks(live, wanted, groups)
         if live is not known:
             self._inventory.learn(live)
@@ -232,6 +234,23 @@ class Observer:
             return live
         listeners = tuple(
             dataclasses.replace(x, more_certificates=unread[x.arn]) if x.arn in unread else x
+            for x in live.listeners or ()
+        )
+        return dataclasses.replace(live, listeners=listeners)
+
+    def _with_listener_attributes(self, live: LoadBalancerRecord, wanted: Wanted) -> LoadBalancerRecord:
+        """Where the Service asks for any, or did."""
+        if not plan_listener_attributes.matter(wanted, live):
+            return live
+        unread = {
+            x.arn: elbv2.listener_attributes(self._cloud, x.arn)
+            for x in live.listeners or ()
+            if x.attributes is None and plan_listener_attributes.are_there(x)
+        }
+        if not unread:
+            return live
+        listeners = tuple(
+            dataclasses.replace(x, attributes=unread[x.arn]) if x.arn in unread else x
             for x in live.listeners or ()
         )
         return dataclasses.replace(live, listeners=listeners)
@@ -261,7 +280,7 @@ class Observer:
         """Whose the listeners are that are not as wanted; the tags of the others matter to nobody."""
         listeners = live.listeners or ()
         by_id = {k: g.arn for k, g in plan_targets.groups_by_id(groups, live.vpc_id).items()}
-        unsettled = plan_listeners.unsettled(wanted, listeners, by_id)
+        unsettled = plan_listeners.unsettled(wanted, live, by_id)
         unknown = [x.arn for x in listeners if x.ours is None and x.arn in unsettled]
         if not unknown:
             return live

@@ -29,6 +29,7 @@ ACCESS_LOG_ENABLED = "access-log-enabled"
 ACCESS_LOG_BUCKET = "access-log-s3-bucket-name"
 ACCESS_LOG_PREFIX = "access-log-s3-bucket-prefix"
 GROUP_ATTRIBUTES = "target-group-attributes"
+LISTENER_ATTRIBUTES = "listener-attributes."
 PROXY_PROTOCOL = "proxy-protocol"
 PROXY_PROTOCOL_PORTS = "proxy-protocol-per-target-group"
 NODE_LABELS = "target-node-labels"
@@ -245,8 +246,14 @@ TABLE = (
         "`true` is how it is: TCP and UDP ports of one number and one nodePort share a TCP_UDP listener. "
         "`false` has no effect.",
     ),
+    _yes(
+        LISTENER_ATTRIBUTES,
+        "`….PROTOCOL-PORT` (`….TCP-80`): `key=value`, attributes of that listener, of TCP and TCP_UDP. "
+        "Followed later too; one that is not listed any more goes back to AWS's default. While any is asked "
+        "for, it is at its default on the Service's other listeners.",
+        _ALBC,
+    ),
     # Not supported
-    _no("listener-attributes.", "attributes of listeners are not supported: TCP idle timeout stays 350 s"),
     _no(
         "minimum-load-balancer-capacity",
         "capacity units cannot be reserved: reserve them with AWS's own tools",
@@ -285,7 +292,7 @@ TABLE = (
     ),
     _no(
         "connection-idle-timeout",
-        "it is of Classic Load Balancers: a Network Load Balancer closes idle TCP flows after 350 s",
+        "it is of Classic Load Balancers: use listener-attributes.TCP-PORT: tcp.idle_timeout.seconds=…",
         _CPA,
     ),
 )

@@ -18,6 +18,7 @@ from lbprov_aws import (
     denied,
     names,
     plan_attributes,
+    plan_listener_attributes,
     plan_listeners,
     plan_security,
     plan_targets,
@@ -96,6 +97,7 @@ def _converge(desired: LoadBalancer, observed: Observed) -> Plan:
         *balancer.before,
         *targets.before,
         *listeners.steps,
+        *plan_listener_attributes.unmark(wanted, live, refusals),
         *balancer.after,
         *targets.after,
         *(() if rules.revoke_first else rules.revoke),
@@ -202,7 +204,7 @@ def _keep(desired: LoadBalancer, wanted: Wanted, observed: Observed, live: LoadB
         LB,
         live,
         attributes_in(wanted, [zone.zone for zone in live.zones]),
-        plan_security.marks(wanted, observed),
+        {**plan_security.marks(wanted, observed), **plan_listener_attributes.kept_mark(wanted, live)},
         zones=len(live.zones),
     )
     before = [*groups, *marked] if plan_security.takes_off(wanted, observed, live) else [*marked, *groups]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from lbprov.api import Action, Change, Step
-from lbprov_aws import writes
+from lbprov_aws import plan_listener_attributes, writes
 from lbprov_aws.desired import Port, Wanted
 from lbprov_aws.refused import certificate_key, tls_key
 from lbprov_aws.resources import ListenerRecord, LoadBalancerRecord, Protocol, Tls, as_tags
@@ -26,12 +26,16 @@ class ListenerPlan:
     blocked: tuple[str, ...] = ()
 
 
-def unsettled(
-    wanted: Wanted, listeners: tuple[ListenerRecord, ...], groups: dict[str, str]
-) -> tuple[str, ...]:
+def unsettled(wanted: Wanted, live: LoadBalancerRecord, groups: dict[str, str]) -> tuple[str, ...]:
     """ARNs of the listeners whose owner matters: all that are not just as wanted."""
     ports = {port.port: port for port in wanted.ports}
-    return tuple(x.arn for x in listeners if not _is_as_wanted(x, ports.get(x.port), groups))
+    mark = plan_listener_attributes.mark_of(live)
+    return tuple(
+        x.arn
+        for x in live.listeners or ()
+        if not _is_as_wanted(x, ports.get(x.port), groups)
+        or plan_listener_attributes.differ(ports.get(x.port), x, mark)
+    )
 
 
 def _is_as_wanted(listener: ListenerRecord, port: Port | None, groups: Mapping[str, str]) -> bool:
@@ -66,6 +70,7 @@ def plan(
     existing = {x.port: x for x in (live.listeners if live else None) or ()}
     wanted_numbers = {port.port for port in wanted.ports}
     unwanted = [x for x in existing.values() if x.ours and x.port not in wanted_numbers]
+    mark = plan_listener_attributes.mark_of(live)
     steps: list[Step] = []
     blocked: list[str] = []
     for port in (_possible(port, refused) for port in wanted.ports):
@@ -74,17 +79,19 @@ def plan(
         if here is not None and not here.ours:
             if not _is_as_wanted(here, port, groups):
                 blocked.append(str(port))
-        elif port.tls is not None and (not port.tls.certificate or tls_key(port) in refused):
             continue
-        elif here is not None:
+        if port.tls is not None and (not port.tls.certificate or tls_key(port) in refused):
+            continue
+        if here is not None:
             steps += _change_in_place(wanted, port, here, group_arn)
         else:
-            spare = next((x for x in unwanted if _can_move(x, port, groups)), None)
-            if spare is None:
+            here = next((x for x in unwanted if _can_move(x, port, groups)), None)
+            if here is None:
                 steps += _create(wanted, port, "" if live is None else "; it is missing")
             else:
-                unwanted.remove(spare)
-                steps.append(_move(wanted, port, spare))
+                unwanted.remove(here)
+                steps.append(_move(wanted, port, here))
+        steps += plan_listener_attributes.steps(wanted, port, here, mark, refused)
     steps += [_delete(wanted, listener) for listener in unwanted]
     foreign = sorted(x.port for x in existing.values() if x.ours is False)
     return ListenerPlan(tuple(steps), tuple(foreign), tuple(blocked))

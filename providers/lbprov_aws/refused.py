@@ -6,12 +6,13 @@ A wish is remembered by its value: one that is changed is tried at once.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from lbprov.api import Notice, Owner, Severity
 from lbprov_aws import writes
-from lbprov_aws.attributes import OF_LOAD_BALANCERS, OF_TARGET_GROUPS, default
+from lbprov_aws.attributes import OF_LISTENERS, OF_LOAD_BALANCERS, OF_TARGET_GROUPS, Attribute, default
 from lbprov_aws.desired import Port, Wanted
+from lbprov_aws.resources import Tags
 
 REFUSED_S = 600.0
 
@@ -75,7 +76,7 @@ class Refusals:
 
 
 def attribute_key(ref: str, key: str, value: str) -> str:
-    """Of an attribute of the load balancer ("lb") or of a target group (its step id)."""
+    """Of an attribute of the load balancer ("lb"), a listener or a target group (its step id)."""
     return f"{ref} {key}={value}"
 
 
@@ -99,6 +100,8 @@ def is_retry(body: object, once: frozenset[str]) -> bool:
 def _keys_of(body: object) -> Iterator[str]:
     if isinstance(body, writes.SetAttributes):
         yield from (attribute_key(body.subject, key, value) for key, value in body.attributes)
+    elif isinstance(body, writes.SetListenerAttributes):
+        yield from (attribute_key(body.listener_ref, key, value) for key, value in body.attributes)
     elif isinstance(body, writes.ChangeCertificates):
         yield from (certificate_key(body.number, c) for c in (*body.add, *body.remove))
     elif isinstance(body, writes.CreateListener | writes.ChangeListener) and body.refusal_key:
@@ -116,18 +119,20 @@ def notices(wanted: Wanted, refused: tuple[tuple[str, str], ...]) -> tuple[Notic
 
 
 def _keys(wanted: Wanted) -> Iterator[str]:
-    yield from _attribute_keys(wanted, "lb", OF_LOAD_BALANCERS)
+    yield from _attribute_keys(wanted.attributes, "lb", OF_LOAD_BALANCERS)
     for port in wanted.ports:
-        yield from _attribute_keys(wanted, port.group_id, OF_TARGET_GROUPS, port.group_protocol)
+        yield from _attribute_keys(port.attributes, port.group_id, OF_TARGET_GROUPS, port.group_protocol)
+        yield from _attribute_keys(port.listener_attributes, port.listener_id, OF_LISTENERS)
         if port.tls is not None:
             yield tls_key(port)
             yield from (certificate_key(port.port, c) for c in port.tls.more_certificates)
 
 
-def _attribute_keys(wanted: Wanted, ref: str, known: object, protocol: str = "") -> Iterator[str]:
+def _attribute_keys(
+    wanted: Tags, ref: str, known: Mapping[str, Attribute], protocol: str = ""
+) -> Iterator[str]:
     """As asked for, and back at their defaults."""
-    asked = dict(wanted.attributes_of(ref))
-    assert isinstance(known, dict)
+    asked = dict(wanted)
     for key, attribute in known.items():
         value = asked.get(key, default(attribute, protocol))
         if value is not None:

@@ -115,8 +115,8 @@ class ZoneRecord:
 
 @dataclass(frozen=True, slots=True)
 class ListenerRecord:
-    """`ours` None: nobody needed to know (its tags were not read). The rest only of TLS: `certificate` the
-    default one, `more_certificates` those for SNI (None: not read)."""
+    """`ours` None: nobody needed to know (its tags were not read). `attributes` None: not read. The rest only
+    of TLS: `certificate` the default one, `more_certificates` those for SNI (None: not read)."""
 
     arn: str
     port: int
@@ -127,6 +127,7 @@ class ListenerRecord:
     policy: str = ""
     alpn: str = ""
     more_certificates: frozenset[str] | None = None
+    attributes: Tags | None = None
 
 
 @dataclass(frozen=True, slots=True)

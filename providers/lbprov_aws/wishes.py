@@ -89,7 +89,8 @@ class AddressWish:
 class Wishes:
     """`knows_scheme` False: `internal` is a guess. `subnets`: ids or values of the tag Name. `dual_stack`
     None: by the Service's families. `extra_tags`: for every resource of the Service. `group_attributes`: of
-    all target groups; `port_attributes` of one port's. `complaints`: what could not be read or is not
+    all target groups; `port_attributes` of one port's; `listener_attributes` of one protocol's and port's
+    listener. `complaints`: what could not be read or is not
     supported."""
 
     internal: bool
@@ -102,6 +103,7 @@ class Wishes:
     attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
     group_attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
     port_attributes: Mapping[int, Mapping[str, str]] = field(default_factory=dict, hash=False)
+    listener_attributes: Mapping[tuple[str, int], Mapping[str, str]] = field(default_factory=dict, hash=False)
     node_labels: tuple[tuple[str, str], ...] = ()
     tls: TlsWish | None = None
     check: CheckWish = CheckWish()
@@ -130,6 +132,7 @@ def read_wishes(desired: LoadBalancer) -> Wishes:
         attributes=attribute_wishes.of_balancer(reader),
         group_attributes=common,
         port_attributes=by_port,
+        listener_attributes=attribute_wishes.of_listeners(reader),
         node_labels=tuple(sorted(reader.pairs(annotation.NODE_LABELS).items())),
         tls=_tls(reader, {text for x in desired.listeners for text in (x.name, str(x.port))}),
         check=_check(reader, {x.name for x in desired.listeners}),

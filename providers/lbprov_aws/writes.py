@@ -167,6 +167,17 @@ class ChangeCertificates:
 
 
 @dataclass(frozen=True, slots=True)
+class SetListenerAttributes:
+    """Of the listener that exists (`arn`), or that is made before (`listener_ref`)."""
+
+    owner: Owner
+    balancer_ref: str
+    listener_ref: str
+    arn: str
+    attributes: Tags
+
+
+@dataclass(frozen=True, slots=True)
 class SetIpAddressType:
     owner: Owner
     balancer_ref: str
@@ -242,6 +253,7 @@ Write = (
     | CreateListener
     | ChangeListener
     | ChangeCertificates
+    | SetListenerAttributes
     | SetIpAddressType
     | DeleteListener
     | SetTags

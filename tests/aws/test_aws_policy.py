@@ -247,6 +247,7 @@ def test_wishes_under_the_policy(lab: Lab, iam: Iam, make_port: Any) -> None:
         {"ssl-cert": one, "attributes": "load_balancing.cross_zone.enabled=true"},
         {"target-group-attributes": "deregistration_delay.timeout_seconds=30"},
         {"healthcheck-interval": "20", "security-group-prefix-lists": "pl-12345678"},
+        {"listener-attributes.TCP-443": "tcp.idle_timeout.seconds=600"},
         {},
     ]
     seen: set[str] = set()

@@ -1,6 +1,6 @@
 """The attributes that AWS gives what is made. moto leaves out those of Network Load Balancers.
 
-Sources: LoadBalancerAttribute and TargetGroupAttribute of the ELBv2 API.
+Sources: LoadBalancerAttribute, ListenerAttribute and TargetGroupAttribute of the ELBv2 API.
 """
 
 from __future__ import annotations
@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 DATAGRAMS = ("UDP", "TCP_UDP")
+
+OF_LISTENER = {"tcp.idle_timeout.seconds": "350"}
+"""Of a Network Load Balancer's listener for TCP."""
 
 
 def of_balancer(scheme: str) -> dict[str, str]:

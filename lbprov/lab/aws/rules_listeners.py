@@ -5,6 +5,7 @@ from __future__ import annotations
 from moto.elbv2.models import FakeAction
 
 from lbprov.lab.aws.call import Call, Refusal
+from lbprov.lab.aws.defaults import OF_LISTENER
 from lbprov.lab.aws.rule import API, GUIDE, Replay, elbv2, rule
 from lbprov.lab.aws.rules_tls import check_families, check_tls, speak
 
@@ -63,6 +64,29 @@ def _one_balancer_per_group(call: Call) -> None:
                     "TargetGroupAssociationLimit",
                     "The target group is already associated with another load balancer",
                 )
+
+
+_WITH_IDLE_TIMEOUT = ("TCP", "TCP_UDP")
+"""TLS listeners have 350 s for ever ("Update the TCP idle timeout for your Network Load Balancer listener").
+Of TCP_UDP the guide says nothing; that AWS takes it: hashicorp/terraform-provider-aws#50100."""
+
+
+@rule("attributes of listeners", GUIDE.format("update-idle-timeout"), "ModifyListenerAttributes")
+def _listener_attributes(call: Call) -> None:
+    balancers = elbv2(call).load_balancers.values()
+    arn = call.get("ListenerArn")
+    listener = next((b.listeners[arn] for b in balancers if arn in b.listeners), None)
+    if listener is None:
+        raise Refusal("ListenerNotFound", "One or more listeners not found")
+    for attribute in call.structs("Attributes.member"):
+        key, value = attribute["Key"], attribute.get("Value", "")
+        if key not in OF_LISTENER or listener.protocol not in _WITH_IDLE_TIMEOUT:
+            raise Refusal(
+                "InvalidConfigurationRequest",
+                f"Listener attribute key '{key}' is not supported on {listener.protocol} listeners",
+            )
+        if not value.isdecimal() or not 60 <= int(value) <= 6000:
+            raise Refusal("ValidationError", f"'{key}' must be from 60 to 6000, and not '{value}'")
 
 
 @rule("listeners change", API.format("ModifyListener"), "ModifyListener")

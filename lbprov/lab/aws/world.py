@@ -210,9 +210,14 @@ class AwsWorld:
         }
         for listener in self.elbv2.describe_listeners(LoadBalancerArn=arn)["Listeners"]:
             group = groups[listener["DefaultActions"][0]["TargetGroupArn"]]["TargetGroupName"]
-            spoken = self._spoken(listener) if listener["Protocol"] == "TLS" else ""
+            spoken = self._spoken(listener) if listener["Protocol"] == "TLS" else self._idle(listener)
             lines.add(f"listener {name} {listener['Port']}/{listener['Protocol']}: to {group}{spoken}")
         return lines
+
+    def _idle(self, listener: Any) -> str:
+        answer: Any = self.elbv2.describe_listener_attributes(ListenerArn=listener["ListenerArn"])
+        found = defaults.changed({a["Key"]: a["Value"] for a in answer["Attributes"]}, defaults.OF_LISTENER)
+        return "".join(f", {key} {value}" for key, value in found.items())
 
     def _spoken(self, listener: Any) -> str:
         answer = self.elbv2.describe_listener_certificates(ListenerArn=listener["ListenerArn"])[
