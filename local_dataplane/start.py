@@ -13,13 +13,14 @@ from lbprov.model import IPFamily, LbprovError, UserError
 from local_dataplane.agent import Agent
 from local_dataplane.config import NodeConfig, NodeFacts
 from local_dataplane.flow_keeper import FlowKeeper
+from local_dataplane.iptables import names
 from local_dataplane.iptables.fixed import Table
 from local_dataplane.iptables.read_back import forwarded, has_guard
 from local_dataplane.iptables.restore import detachments, parse_save, removals
 from local_dataplane.iptables.ruleset import Ruleset
 from local_dataplane.kernel.backends import AUTO, every_iptables, open_iptables
 from local_dataplane.kernel.conntrack import KernelConntrack
-from local_dataplane.kernel.forward_policy import dropping_chains
+from local_dataplane.kernel.foreign_chains import dropping_chains, has_chain, iptables_drops
 from local_dataplane.kernel.iptables_command import IptablesCommand
 from local_dataplane.kernel.nft_seam import Nftables
 from local_dataplane.kernel.nft_socket import KernelNftables
@@ -62,7 +63,7 @@ def open_agent(
     if chosen is Mode.NFTABLES:
         for warning in warnings_of_drops(machine.drops_forwarded, dropping_chains()):
             log.warning(warning)
-        programs, others = _nftables_programs(config, node), every_iptables()
+        programs, others = _nftables_programs(config, node), list(filter(_may_hold_ours, every_iptables()))
     else:
         programs, others = _iptables_programs(config, node, backend)
     for program in programs.values():
@@ -92,14 +93,25 @@ def _machine(mode: Mode, config: NodeConfig) -> Machine:
     if mode is Mode.IPTABLES:
         return Machine()
     lacks, found = lacking(KernelNftables(IPFamily.IPV4), config), every_iptables()
-    return Machine(lacks, any(map(_drops_forwarded, found)), bool(found))
+    return Machine(lacks, iptables_drops() or any(map(_legacy_drops_forwarded, found)), bool(found))
 
 
-def _drops_forwarded(iptables: Iptables) -> bool:
+def _legacy_drops_forwarded(iptables: Iptables) -> bool:
+    if iptables.backend is not Backend.LEGACY:
+        return False
     try:
         return ":FORWARD DROP" in iptables.save(Table.FILTER)
     except LbprovError:  # it does not work here, and does nothing
         return False
+
+
+def _may_hold_ours(iptables: Iptables) -> bool:
+    """Whether an earlier run in iptables mode may have left something there. The filter table's chains are
+    written first and removed last."""
+    if iptables.backend is Backend.LEGACY:
+        return True
+    leading = (Table.FILTER, names.FILTER), (Table.NAT, names.SERVICES)
+    return any(has_chain(iptables.family, table, chain) for table, chain in leading)
 
 
 def _nftables_programs(config: NodeConfig, node: NodeFacts) -> dict[IPFamily, Program]:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from lbprov.lab import Host, Lab
+from local_dataplane.kernel.iptables_command import which
 
 SCRIPT = Path(__file__).parent / "nftables_script.py"
 FAMILIES = ("IPv4", "IPv6")
@@ -249,13 +250,30 @@ def test_others_that_drop_what_is_forwarded_are_named(node: Host, folder: Any) -
     said = _lbprov(node, *_once(node, folder, "--mode", "nftables"))
     assert "drops by default" not in said
     node.run(["iptables-nft", "-P", "FORWARD", "DROP"])
-    chain = "add chain inet fw {} {{ type filter hook forward priority 0; policy {}; }}"
-    node.run(["nft", f"add table inet fw; {chain.format('strict', 'drop')}; {chain.format('lax', 'accept')}"])
+    chain = "add chain inet {} forward {{ type filter hook forward priority 0; policy {}; }}"
+    for table, policy in (("strict", "drop"), ("lax", "accept")):
+        node.run(["nft", f"add table inet {table}; {chain.format(table, policy)}"])
     said = _lbprov(node, *_once(node, folder, "--mode", "nftables"))
     assert said.count("drops by default") == 2
-    assert "table inet fw, chain strict drops by default what is forwarded" in said
+    assert "table inet strict, chain forward drops by default what is forwarded" in said
     assert "the iptables chain FORWARD drops by default what is forwarded" in said
     assert "or use --mode iptables" in said
+
+
+def test_a_start_does_not_list_what_others_have(node: Host, folder: Any, tmp_path: Path) -> None:
+    """iptables-save is not run, however much is there, unless an earlier run of ours has left something."""
+    node.script("iptables-nft -N OTHERS; iptables-nft -t nat -N OTHERS; ip6tables-nft -N OTHERS")
+    calls = tmp_path / "calls"
+    for program in ("iptables-nft-save", "ip6tables-nft-save"):
+        (tmp_path / program).write_text(f'#!/bin/sh\necho {program} >> {calls}\nexec {which(program)} "$@"\n')
+        (tmp_path / program).chmod(0o755)
+    words = ["env", f"PATH={tmp_path}:/usr/sbin:/usr/bin:/bin", sys.executable, "-m", "lbprov"]
+    node.run([*words, *_once(node, folder, "--mode", "nftables")])
+    assert not calls.exists()
+    node.run([*words, *_once(node, folder, "--mode", "iptables", "--iptables-backend", "nft")])
+    node.run([*words, *_once(node, folder, "--mode", "nftables")])
+    assert calls.exists()
+    assert "LBP-" not in node.script("iptables-nft-save; ip6tables-nft-save")
 
 
 HARM = (
