@@ -11,13 +11,13 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from bench import connections
 from bench.figures import Row, print_rows
 from lbprov.lab import Host, Lab
 from lbprov.model import IPFamily, L4Protocol, ObjectKey
@@ -36,7 +36,6 @@ from local_dataplane.table import PortKey, ServiceState
 PODS = "10.244.0.0/16"
 ENDPOINTS = (Endpoint("10.244.1.2", 80), Endpoint("10.244.1.3", 80))
 CHANGES = 7
-CONNECTIONS = 1500
 PIECE = 200
 SMALL = 1000
 
@@ -94,14 +93,14 @@ def _measure(backend: Backend, count: int) -> tuple[dict[str, float], dict[str, 
         servers = [lab.add_pod(f"web-{i}", node) for i in (1, 2)]
         client = lab.add_pod("client", node)
         for server in servers:
-            server.await_ready(server.popen([sys.executable, "-c", _SERVER], stdout=subprocess.PIPE))
+            connections.serve(server)
         found = []
         for layout in ("tree", "linear"):
             figures = _inside(node, layout, backend, count)
             last = _states(count)[-1].cluster_ip
             figures["connect_s"], figures["elsewhere_s"] = (
-                _connect(client, last),
-                _connect(client, servers[0].ipv4),
+                connections.connect(client, last).p50_s,
+                connections.connect(client, servers[0].ipv4).p50_s,
             )
             found.append(figures)
             node.run(
@@ -112,28 +111,6 @@ def _measure(backend: Backend, count: int) -> tuple[dict[str, float], dict[str, 
                 ]
             )
     return found[0], found[1]
-
-
-_SERVER = """
-import socket, threading
-s = socket.create_server(("", 80), backlog=4096)
-print("ready", flush=True)
-while True: s.accept()[0].close()
-"""
-_CLIENT = """
-import socket, statistics, struct, sys, time
-times = []
-for _ in range(int(sys.argv[2])):
-    s = socket.socket()
-    s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    t = time.perf_counter(); s.connect((sys.argv[1], 80)); times.append(time.perf_counter() - t)
-    s.close()
-print(statistics.median(times))
-"""
-
-
-def _connect(client: Host, ip: str) -> float:
-    return float(client.run([sys.executable, "-c", _CLIENT, ip, str(CONNECTIONS)]).stdout)
 
 
 def _inside(node: Host, layout: str, backend: Backend, count: int) -> dict[str, float]:

@@ -18,6 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bench import connections
+from bench.connections import Cost
 from bench.figures import Row, print_rows
 from lbprov.lab import Host, Lab
 from lbprov.model import Endpoint, EndpointPort, EndpointSlice, IPFamily, ObjectKey, Service, ServicePort
@@ -39,7 +41,7 @@ PODS = ("10.244.1.2", "10.244.1.3")
 NODE = NodeFacts("node-1")
 CONFIG = NodeConfig(("10.244.0.0/16",))
 CHANGES = {"nftables": 400, "iptables": 15}
-ROUNDS, CONNECTIONS = 7, 1500
+ROUNDS = 7
 COUNTS = (1000, 10_000)
 EMPTY = """
 table ip empty {
@@ -51,6 +53,14 @@ table ip empty {
 }
 """
 """Tracks connections and does nothing else; without a rule that asks for it the kernel does not."""
+ONE_RULE = """
+table ip one {{
+  chain nat {{
+    type nat hook prerouting priority -105;
+    ip daddr {vip} tcp dport 80 dnat to {pod}
+  }}
+}}
+"""
 
 
 def rows(services: int = 10_000) -> list[Row]:
@@ -61,11 +71,11 @@ def rows(services: int = 10_000) -> list[Row]:
             servers = [lab.add_pod(f"web-{i}", node) for i in (1, 2)]
             client = lab.add_pod("client", node)
             for server in servers:
-                server.await_ready(server.popen([sys.executable, "-c", _SERVER], stdout=subprocess.PIPE))
+                connections.serve(server)
             node.run(["nft", "-f", "-"], input=EMPTY)
             modes = {mode: _inside(node, "measure", mode, count) for mode in ("iptables", "nftables")}
             found += _control_rows(count, modes["nftables"], modes["iptables"])
-            found += _packet_rows(count, *_connects(node, client, servers[0].ipv4, count))
+            found += _packet_rows(count, _connects(node, client, servers[0].ipv4, count))
     return found
 
 
@@ -91,53 +101,46 @@ def _control_rows(count: int, ours: dict[str, float], iptables: dict[str, float]
     ]
 
 
-def _packet_rows(count: int, empty: list[float], last: list[float], elsewhere: list[float]) -> list[Row]:
-    base = statistics.median(empty) * 1e6
+def _packet_rows(count: int, costs: dict[str, list[Cost]]) -> list[Row]:
+    base = statistics.median(cost.p10_s for cost in costs["empty"]) * 1e6
     return [
         Row(
             f"{count:,} Services: connect {name}",
-            f"{statistics.median(times) * 1e6:.1f} us",
+            f"{statistics.median(cost.p10_s for cost in costs[way]) * 1e6:.1f} us",
             f"conntrack alone {base:.1f} us",
-            f"{statistics.median(t / e for t, e in zip(times, empty, strict=True)):.3f}",
+            f"{connections.ratio(costs[way], costs['empty'], lambda c: c.p10_s):.3f}",
         )
-        for name, times in (("to the last one", last), ("elsewhere", elsewhere))
+        for way, name in (
+            ("one rule", "by one rule that translates, the least there is"),
+            ("last", "to the last one"),
+            ("elsewhere", "elsewhere"),
+        )
     ]
 
 
-def _connects(node: Host, client: Host, pod: str, count: int) -> tuple[list[float], list[float], list[float]]:
-    """The tenth percentile of each round, which a busy machine moves least: without our table, with it to the
-    last Service, and to no Service."""
-    empty, last, elsewhere = [], [], []
+def _connects(node: Host, client: Host, pod: str, count: int) -> dict[str, list[Cost]]:
+    """Without our table, with one rule in its place, with it to the last Service, and to no Service."""
     vip = _service(count).cluster_ips[0]
-    for _ in range(ROUNDS):
-        empty.append(_connect(client, pod))
+
+    def one_rule() -> Cost:
+        node.run(["nft", "-f", "-"], input=ONE_RULE.format(vip=vip, pod=pod))
+        cost = connections.connect(client, vip)
+        node.run(["nft", "delete", "table", "ip", "one"])
         _inside(node, "load", "nftables", count)
-        last.append(_connect(client, vip))
-        elsewhere.append(_connect(client, pod))
+        return cost
+
+    def elsewhere() -> Cost:
+        cost = connections.connect(client, pod)
         node.run(["nft", "delete", "table", "ip", "lbprov"])
-    return empty, last, elsewhere
+        return cost
 
-
-_SERVER = """
-import socket
-s = socket.create_server(("", 80), backlog=4096)
-print("ready", flush=True)
-while True: s.accept()[0].close()
-"""
-_CLIENT = """
-import socket, struct, sys, time
-times = []
-for _ in range(int(sys.argv[2])):
-    s = socket.socket()
-    s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    t = time.perf_counter(); s.connect((sys.argv[1], 80)); times.append(time.perf_counter() - t)
-    s.close()
-print(sorted(times)[len(times) // 10])
-"""
-
-
-def _connect(client: Host, ip: str) -> float:
-    return float(client.run([sys.executable, "-c", _CLIENT, ip, str(CONNECTIONS)]).stdout)
+    ways = {
+        "empty": lambda: connections.connect(client, pod),
+        "one rule": one_rule,
+        "last": lambda: connections.connect(client, vip),
+        "elsewhere": elsewhere,
+    }
+    return connections.in_turns(ways, ROUNDS)
 
 
 def _inside(node: Host, what: str, mode: str, count: int) -> dict[str, float]:

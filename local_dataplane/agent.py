@@ -154,6 +154,7 @@ class Agent:
         self._warn_of_missing_families()
         self._prepare_kernel()
         written = self._write()
+        waited_s = self.now_s() - self._learned_s if self._learned_s is not None else None
         self._learned_s = self._begun_s = None
         if not self._took_over:
             self.take_over()
@@ -168,6 +169,7 @@ class Agent:
                 "services": self.builder.service_count,
                 "rules": written.rules,
                 "duration_ms": round((ended_s - begun_s) * 1000, 1),
+                **({"waited_ms": round(waited_s * 1000, 1)} if waited_s is not None else {}),
                 "version": changes.version,
                 **({"left_out": len(self.left_out)} if self.left_out else {}),
             },
