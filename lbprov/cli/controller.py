@@ -42,6 +42,7 @@ def _address(_context: click.Context, _parameter: click.Parameter, text: str) ->
     is_flag=True,
     help="Serve Services without spec.loadBalancerClass too. Only one controller of a cluster may.",
 )
+@options.more_classes
 @options.option(
     "--leader-elect/--no-leader-elect",
     default=True,
@@ -138,6 +139,7 @@ def command(
     kubeconfig: Path | None,
     context: str | None,
     own_classless: bool,
+    more_classes: tuple[str, ...],
     leader_elect: bool,
     lease_namespace: str,
     lease_name: str,
@@ -166,7 +168,7 @@ def command(
         context,
         provider_options,
         election if leader_elect else None,
-        Settings(workers, own_classless, drift_period, grace_period, node_window),
+        Settings(workers, own_classless, drift_period, grace_period, node_window, more_classes),
     )
     try:
         app = open_app(config)

@@ -42,6 +42,7 @@ class Choice:
     context: str | None
     cluster_name: str | None
     own_classless: bool | None
+    more_classes: tuple[str, ...]
     workers: int
     force: bool
 
@@ -85,6 +86,7 @@ _FLAGS: tuple[Callable[[Any], Any], ...] = (
         help="Whether Services without spec.loadBalancerClass are this provider's; by default in a folder, "
         "not in a kubeconfig's cluster.",
     ),
+    options.more_classes,
     options.option(
         "--workers",
         type=click.IntRange(1, 64),
@@ -122,15 +124,18 @@ def opened_engine(
     from lbprov.controller.clock import MonotonicClock
     from lbprov.controller.one_pass import Pass
     from lbprov.controller.reconcile import Reconciler
-    from lbprov.logic.selection import Claimant
+    from lbprov.logic.selection import Claimant, checked_classes
 
     spec = plugins.load(choice.provider)
     settings = plugins.parse_options(spec, choice.provider_options)
     own_classless = choice.own_classless
     if own_classless is None:
         own_classless = choice.folder is not None
+    classes = checked_classes(choice.more_classes, spec.load_balancer_class)
     with _opened_cluster(choice, dry_run or reads_cluster_only) as cluster:
-        asked = Asked(cluster.name, spec, Claimant(spec.name, spec.load_balancer_class, own_classless))
+        asked = Asked(
+            cluster.name, spec, Claimant(spec.name, spec.load_balancer_class, own_classless, classes)
+        )
         context = ProviderContext(
             cluster.name,
             settings,
@@ -141,7 +146,13 @@ def opened_engine(
         )
         provider = plugins.build(spec, context)
         reconciler = Reconciler(
-            cluster, provider, spec, own_classless=own_classless, dry_run=dry_run, adopt=adopt
+            cluster,
+            provider,
+            spec,
+            own_classless=own_classless,
+            more_classes=classes,
+            dry_run=dry_run,
+            adopt=adopt,
         )
         pass_ = Pass(
             cluster,

@@ -8,6 +8,7 @@ Decorators for click commands; the parameter that a flag fills is named in each 
     @options.state           # state: Path | None
     @options.kubeconfig      # kubeconfig: Path | None
     @options.context         # context: str | None
+    @options.more_classes    # more_classes: tuple[str, ...]
     @options.cluster_name    # cluster_name: str | None
     @options.force           # force: bool
     @options.output          # output: "table" | "json" | "yaml"
@@ -80,6 +81,16 @@ kubeconfig = option(
 )
 
 context = option("--context", metavar="NAME", help="The kubeconfig's context; by default its current one.")
+
+more_classes = option(
+    "--load-balancer-class",
+    "more_classes",
+    multiple=True,
+    metavar="CLASS",
+    help="Serve Services of this spec.loadBalancerClass beside the provider's own, which another controller "
+    "served that does not run any more; may be repeated. Without it again, their load balancers are taken "
+    "away.",
+)
 
 state = option(
     "--state",

@@ -92,13 +92,14 @@ class Reconciler:
         spec: ProviderSpec,
         *,
         own_classless: bool = False,
+        more_classes: tuple[str, ...] = (),
         dry_run: bool = False,
         turn_s: float = math.inf,
         in_flight_s: float = 0.0,
         now_s: Callable[[], float] = time.monotonic,
         adopt: bool = False,
     ) -> None:
-        self.claimant = Claimant(spec.name, spec.load_balancer_class, own_classless)
+        self.claimant = Claimant(spec.name, spec.load_balancer_class, own_classless, more_classes)
         self._cluster = cluster
         self._provider = provider
         self._spec = spec

@@ -16,7 +16,7 @@ from lbprov.cluster.apiserver import ApiCluster, LeaderElector
 from lbprov.controller.app import App
 from lbprov.controller.asked import Asked
 from lbprov.controller.term import Settings
-from lbprov.logic.selection import Claimant
+from lbprov.logic.selection import Claimant, checked_classes
 from lbprov.model import UserError
 from lbprov.observe import metrics as m
 
@@ -55,7 +55,9 @@ def open_app(config: Config) -> App:
     spec = plugins.load(config.provider)
     options = plugins.parse_options(spec, config.provider_options)
     cluster = ApiCluster.connect(config.kubeconfig, config.context, config.cluster_name)
-    claimant = Claimant(spec.name, spec.load_balancer_class, config.settings.own_classless)
+    settings = config.settings
+    classes = checked_classes(settings.more_classes, spec.load_balancer_class)
+    claimant = Claimant(spec.name, spec.load_balancer_class, settings.own_classless, classes)
     asked = Asked(config.cluster_name, spec, claimant)
     asked.follow(cluster.services.values)
     context = ProviderContext(

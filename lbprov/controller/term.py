@@ -44,13 +44,15 @@ TOLD_AT_ONCE = 20
 @dataclass(frozen=True, slots=True)
 class Settings:
     """`drift_period_s` 0: nothing is looked at again without a reason. `grace_s`: how long what is under way
-    at the end may take. `node_window_s`: for how long changes of nodes are gathered."""
+    at the end may take. `node_window_s`: for how long changes of nodes are gathered. `more_classes`: served
+    beside the provider's own."""
 
     workers: int = 4
     own_classless: bool = False
     drift_period_s: float = 600.0
     grace_s: float = 20.0
     node_window_s: float = 1.0
+    more_classes: tuple[str, ...] = ()
 
 
 class Term:
@@ -90,6 +92,7 @@ class Term:
             self._provider,
             spec,
             own_classless=settings.own_classless,
+            more_classes=settings.more_classes,
             turn_s=TURN_S,
             in_flight_s=spec.in_flight_s,
             now_s=now_s,

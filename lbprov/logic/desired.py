@@ -47,6 +47,7 @@ def desired_for(
         replace=wishes.replace,
         adopt=wishes.adopt,
         annotations=service.annotations,
+        load_balancer_class=service.load_balancer_class or "",
         unread_scheme=wishes.unread_scheme,
         unread_source_ranges=wishes.unread_source_ranges,
     )

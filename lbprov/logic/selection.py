@@ -7,25 +7,33 @@ balancer it was; the finalizer alone does not, as every service controller uses 
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from lbprov.model import Condition, Owner, Service, ServiceType
+from lbprov.model import Condition, Owner, Service, ServiceType, UserError
 
 FINALIZER = "service.kubernetes.io/load-balancer-cleanup"
 """k8s.io/cloud-provider/service/helpers: a Service with it is not gone before its load balancer is."""
 
 CLAIM = "lbprov.io/Provider"
 
+_OURS = "lbprov.io/"
+_CLASS = re.compile(r"([a-z0-9]([-.a-z0-9]*[a-z0-9])?/)?[A-Za-z0-9]([-._A-Za-z0-9]{0,61}[A-Za-z0-9])?")
+"""A qualified name, as the API server checks it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Claimant:
     """Who asks. `own_classless`: also Services without `spec.loadBalancerClass` are ours (the API server has
-    no word of who serves those, so only one controller of a cluster may say so)."""
+    no word of who serves those, so only one controller of a cluster may say so). `more_classes`: those of
+    another controller that does not run any more, see `checked_classes`."""
 
     provider: str
     load_balancer_class: str
     own_classless: bool = False
+    more_classes: tuple[str, ...] = ()
 
 
 class Decision(StrEnum):
@@ -55,7 +63,22 @@ def is_ours(service: Service, claimant: Claimant) -> bool:
         return False
     if service.load_balancer_class is None:
         return claimant.own_classless
-    return service.load_balancer_class == claimant.load_balancer_class
+    return service.load_balancer_class in (claimant.load_balancer_class, *claimant.more_classes)
+
+
+def checked_classes(classes: Iterable[str], own: str) -> tuple[str, ...]:
+    """Classes that are to be served beside `own`, each once. Raises `UserError` for what can be no Service's,
+    and for those of other providers of lbprov, which serve them."""
+    found = tuple(name for name in dict.fromkeys(classes) if name != own)
+    for name in found:
+        if not _CLASS.fullmatch(name):
+            raise UserError(
+                f"{name!r} can be no spec.loadBalancerClass: those look like example.com/name",
+                field="--load-balancer-class",
+            )
+        if name.startswith(_OURS):
+            raise UserError(f"{name} is served by another provider of lbprov", field="--load-balancer-class")
+    return found
 
 
 def claimed(service: Service) -> str:

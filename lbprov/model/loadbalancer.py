@@ -83,6 +83,8 @@ class LoadBalancer:
       that exists stays as it is in this, and none is made (see `lbprov.api.ProviderSpec.keeps_unread`).
     - `created_at`: RFC 3339; the older of two Services that want one address gets it.
     - `replace`, `adopt`: what the user allows (annotations `lbprov.io/replace`, `lbprov.io/adopt`).
+    - `load_balancer_class`: `spec.loadBalancerClass`, empty where there is none: other controllers' classes
+      have defaults of their own.
     - `annotations`: the Service's, for what only one provider understands.
     """
 
@@ -102,5 +104,6 @@ class LoadBalancer:
     replace: Replace = Replace.NEVER
     adopt: Adopt = Adopt.ASK
     annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
+    load_balancer_class: str = ""
     unread_scheme: str = ""
     unread_source_ranges: str = ""

@@ -12,6 +12,9 @@ from enum import StrEnum
 
 PREFIX = "service.beta.kubernetes.io/aws-load-balancer-"
 
+CONTROLLER_CLASS = "service.k8s.aws/nlb"
+"""The `spec.loadBalancerClass` of the AWS Load Balancer Controller."""
+
 INTERNAL = "internal"
 SCHEME = "scheme"
 TYPE = "type"
@@ -108,7 +111,8 @@ TABLE = (
     _yes(
         SCHEME,
         "`internal` or `internet-facing`, when the load balancer is made. Default: internet-facing, and "
-        "internal with `type: external` or `nlb-ip`, as it is with the AWS Load Balancer Controller.",
+        "internal with `type: external` or `nlb-ip`, or the class `service.k8s.aws/nlb`, as it is with the "
+        "AWS Load Balancer Controller.",
         _ALBC,
     ),
     _yes(INTERNAL, "Any value but `false`: internal. `lbprov.io/scheme` and `scheme` win over it."),

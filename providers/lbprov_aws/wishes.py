@@ -172,8 +172,8 @@ def has_unknown_scheme(desired: LoadBalancer) -> bool:
 
 def _internal(desired: LoadBalancer, reader: Reader) -> bool:
     """lbprov's own annotation wins, then `scheme`, then `internal`, where anything but "false" means yes. A
-    Service of the AWS Load Balancer Controller's (by its `type`) is internal unless it says otherwise, as it
-    is there."""
+    Service of the AWS Load Balancer Controller's (by its `type` or its class) is internal unless it says
+    otherwise, as it is there."""
     if _OWN_SCHEME in desired.annotations:
         return desired.internal  # where it is not understood: exposes nothing, and see `refuse_unread_wishes`
     scheme = reader.text(annotation.SCHEME)
@@ -185,7 +185,8 @@ def _internal(desired: LoadBalancer, reader: Reader) -> bool:
     internal = reader.text(annotation.INTERNAL)
     if internal:
         return internal.lower() != "false"
-    return desired.internal or reader.text(annotation.TYPE).lower() in ("external", "nlb-ip")
+    of_controller = reader.text(annotation.TYPE).lower() in ("external", "nlb-ip")
+    return desired.internal or of_controller or desired.load_balancer_class == annotation.CONTROLLER_CLASS
 
 
 def _extra_tags(reader: Reader) -> tuple[tuple[str, str], ...]:

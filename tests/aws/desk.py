@@ -32,10 +32,15 @@ class Desk:
         self.restart()
         self.cluster.put(dataclasses.replace(SERVICE, **fields))
 
-    def restart(self, *, adopt: bool = False) -> None:
+    def restart(self, *, adopt: bool = False, more_classes: tuple[str, ...] = ()) -> None:
         self.lab.restart()
         self.engine = Reconciler(
-            self.cluster, self.lab.provider, lbprov_aws.SPEC, own_classless=True, adopt=adopt
+            self.cluster,
+            self.lab.provider,
+            lbprov_aws.SPEC,
+            own_classless=True,
+            more_classes=more_classes,
+            adopt=adopt,
         )
 
     @property

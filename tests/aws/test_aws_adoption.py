@@ -376,6 +376,94 @@ def test_plan_shows_it(lab: Lab, tmp_path: Path) -> None:
     assert answer["ingress"] == [{"hostname": made.dns_name.lower()}]
 
 
+CONTROLLERS = "service.k8s.aws/nlb"
+"""The class of the AWS Load Balancer Controller's Services."""
+
+
+@pytest.mark.parametrize("by", ["flag", "environment"])
+def test_services_of_the_other_controllers_class(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    """The class cannot be changed, so they are served by it: planned, taken over, followed, deleted."""
+    spec: dict[str, Any] = {
+        "type": "LoadBalancer",
+        "loadBalancerClass": CONTROLLERS,
+        "ports": [
+            {"name": "http", "port": 80, "nodePort": 30080},
+            {"name": "tls", "port": 443, "nodePort": 30443},
+        ],
+    }
+    metadata = {
+        "name": "web",
+        "annotations": {"service.beta.kubernetes.io/aws-load-balancer-scheme": "internet-facing"},
+    }
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}
+    nodes = [
+        {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "spec": {"providerID": id_}}
+        for name, id_ in lab.world.provider_ids.items()
+    ]
+
+    def write(*services: Any) -> None:
+        (tmp_path / "cluster.yaml").write_text(yaml.safe_dump_all([*services, *nodes]))
+
+    flag = ["--load-balancer-class", CONTROLLERS]
+    if by == "environment":
+        monkeypatch.setenv("LBPROV_LOAD_BALANCER_CLASS", f"example.com/other {CONTROLLERS}")
+        flag = []
+
+    def run(verb: str, *arguments: str) -> Any:
+        where = ["--provider", "aws", "-f", str(tmp_path), "--cluster-name", CLUSTER]
+        return CliRunner().invoke(main, [verb, *where, *flag, *arguments])
+
+    made = load_balancer_controller(lab)
+    write(service)
+    left_alone = run("plan", "-o", "json")
+    assert made.dns_name in left_alone.output
+    shown = run("plan", "--adopt")
+    assert shown.exit_code == 0, shown.output
+    assert "made by AWS Load Balancer Controller" in shown.output
+    done = run("reconcile", "--adopt", "-o", "json")
+    assert done.exit_code == 0, done.output
+    (answer,) = json.loads(done.stdout)["services"]
+    assert answer["ingress"] == [{"hostname": made.dns_name.lower()}]
+    spec["ports"].append({"name": "more", "port": 8080, "nodePort": 30880})
+    write(service)
+    assert run("reconcile").exit_code == 0
+    assert registered(lab) == {80: 3, 443: 3, 8080: 3}
+    assert [b.arn for b in lab.world.load_balancers()] == [made.arn]
+    write()
+    assert run("reconcile", "--force").exit_code == 0
+    assert lab.world.load_balancers() == ()
+
+
+def test_a_service_of_the_other_controllers_class_is_left_alone_without_a_word(lab: Lab) -> None:
+    load_balancer_controller(lab)
+    desk = Desk(lab, load_balancer_class=CONTROLLERS)
+    before = lab.world.inventory()
+    assert desk.engine.reconcile(desk.service, ()) is None
+    assert (lab.world.inventory(), desk.cluster.writes, desk.reasons()) == (before, [], [])
+
+
+@pytest.mark.parametrize(
+    ("annotations", "scheme"),
+    [
+        pytest.param({}, "internal", id="as it is with that controller"),
+        pytest.param({"lbprov.io/scheme": "internet-facing"}, "internet-facing", id="ours wins"),
+        pytest.param(
+            {"service.beta.kubernetes.io/aws-load-balancer-scheme": "internet-facing"},
+            "internet-facing",
+            id="theirs",
+        ),
+    ],
+)
+def test_what_that_class_asks_for_is_internal(lab: Lab, annotations: dict[str, str], scheme: str) -> None:
+    desk = Desk(lab, load_balancer_class=CONTROLLERS, annotations=annotations)
+    desk.restart(more_classes=(CONTROLLERS,))
+    desk.settle()
+    (balancer,) = lab.world.load_balancers()
+    assert balancer.scheme == scheme
+
+
 def test_gc_of_a_takeover_that_was_broken_off(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

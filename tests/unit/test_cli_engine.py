@@ -445,6 +445,11 @@ def test_flags_by_environment(desk: Desk, tmp_path: Path) -> None:
         pytest.param(
             ["--provider", "memory", "-f", "DIR", "--cluster-name", "a b"], "--cluster-name", id="bad-name"
         ),
+        pytest.param(
+            ["--provider", "memory", "-f", "DIR", "--load-balancer-class", "lbprov.io/aws"],
+            "--load-balancer-class: lbprov.io/aws is served by another provider",
+            id="another-provider's-class",
+        ),
     ],
 )
 def test_wrong_usage_is_exit_2_and_says_what_is_right(

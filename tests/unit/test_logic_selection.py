@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from lbprov.logic.selection import FINALIZER, Claimant, Decision, claim, decide
-from lbprov.model import ObjectKey, Service, ServiceType
+from lbprov.logic.selection import FINALIZER, Claimant, Decision, checked_classes, claim, decide
+from lbprov.model import ObjectKey, Service, ServiceType, UserError
 
 AWS = Claimant("aws", "lbprov.io/aws")
 AWS_BY_DEFAULT = replace(AWS, own_classless=True)
+AWS_AND_FOREIGN = replace(AWS, more_classes=("example.com/old", "example.com/lb"))
 METAL = Claimant("metal", "lbprov.io/metal")
 BY_AWS = {"conditions": (claim(AWS),)}
 HELD = {"finalizers": (FINALIZER,)}
@@ -26,6 +27,13 @@ CLUSTER_IP = {"type": ServiceType.CLUSTER_IP}
         pytest.param({}, AWS, False, "leave", id="no-class"),
         pytest.param({}, AWS_BY_DEFAULT, False, "ensure", id="no-class-and-those-are-ours"),
         pytest.param(FOREIGN, AWS_BY_DEFAULT, False, "leave", id="foreign-class"),
+        pytest.param(FOREIGN, AWS_AND_FOREIGN, False, "ensure", id="a-class-that-is-ours-too"),
+        pytest.param(OURS, AWS_AND_FOREIGN, False, "ensure", id="our-class-beside-others"),
+        pytest.param({}, AWS_AND_FOREIGN, False, "leave", id="no-class-is-no-class-of-ours"),
+        pytest.param(
+            FOREIGN | HELD | DELETING, AWS_AND_FOREIGN, False, "clean up", id="deleting-a-class-of-ours"
+        ),
+        pytest.param(FOREIGN | HELD | BY_AWS, AWS, False, "clean up", id="a-class-no-longer-ours"),
         pytest.param(
             {"load_balancer_class": ""}, AWS_BY_DEFAULT, False, "leave", id="empty-class-is-a-class"
         ),
@@ -67,3 +75,23 @@ CLUSTER_IP = {"type": ServiceType.CLUSTER_IP}
 def test_decide(fields: dict[str, Any], claimant: Claimant, owns: bool, decision: str) -> None:
     base = Service(ObjectKey("default", "web"), "uid-1", type=ServiceType.LOAD_BALANCER)
     assert decide(replace(base, **fields), claimant, owns=owns) is Decision(decision)
+
+
+def test_classes_to_serve_beside_our_own() -> None:
+    given = ["service.k8s.aws/nlb", "lbprov.io/aws", "plain", "service.k8s.aws/nlb"]
+    assert checked_classes(given, "lbprov.io/aws") == ("service.k8s.aws/nlb", "plain")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        pytest.param("", "'' can be no spec.loadBalancerClass", id="empty"),
+        pytest.param("a/b/c", "example.com/name", id="two slashes"),
+        pytest.param("service.k8s.aws/nlb,plain", "example.com/name", id="a list"),
+        pytest.param("lbprov.io/metal", "another provider of lbprov", id="another provider's"),
+    ],
+)
+def test_classes_that_cannot_be_served(name: str, said: str) -> None:
+    with pytest.raises(UserError, match=r"^--load-balancer-class: ") as refusal:
+        checked_classes([name], "lbprov.io/aws")
+    assert said in str(refusal.value)

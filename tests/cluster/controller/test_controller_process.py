@@ -302,6 +302,21 @@ def test_classless_services_are_served_by_flag_only(api: Api, world: MemoryWorld
     assert second.stop() == 0
 
 
+def test_services_of_another_class_are_served_by_flag_only(api: Api, world: MemoryWorld, run: Any) -> None:
+    api.create(service("theirs", loadBalancerClass="example.com/old"))
+    api.create(ours("ours"))
+    first = run().wait_ready()
+    eventually(lambda: is_ready(api, "ours"))
+    first.settle()
+    assert api.get("Service", "theirs")["status"] == {"loadBalancer": {}}
+    assert first.stop() == 0
+    flags = ("--load-balancer-class", "example.com/older", "--load-balancer-class", "example.com/old")
+    second = run(*flags).wait_ready()
+    eventually(lambda: is_ready(api, "theirs"))
+    assert second.stop() == 0
+    assert is_ready(api, "ours")
+
+
 def test_a_service_whose_finalizer_was_taken_off_by_force(api: Api, world: MemoryWorld, run: Any) -> None:
     for name in ("web", "api", "kept"):
         api.create(ours(name))
