@@ -25,6 +25,7 @@ from lbprov.api import (
 )
 from lbprov.lab.aws.server import MotoServer
 from lbprov.lab.aws.world import AwsWorld
+from lbprov.testing.memo import MemoryMemo
 
 WORKERS = 4
 RECHECK_S = 600.0
@@ -54,11 +55,13 @@ class Desk:
         self.world = AwsWorld.create(server, nodes=4)
         server.control(reset=True)
         self.now_s = 0.0
+        self.memo = MemoryMemo()
         self.restart()
 
     def restart(self) -> None:
+        self.memo.keep()
         values = {o.name: o.parse(o.default) for o in lbprov_aws.SPEC.options}
-        context = ProviderContext("bench", values, lambda: self.now_s, recheck_s=RECHECK_S)
+        context = ProviderContext("bench", values, lambda: self.now_s, recheck_s=RECHECK_S, memo=self.memo)
         self.provider: Provider[Any] = lbprov_aws.SPEC.build(context)
 
     def desired(self, name: str, ports: int = 1, first_port: int = 80, nodes: int = 3) -> LoadBalancer:

@@ -120,6 +120,21 @@ class Provider(typing.Protocol[ObservedT]):
         """A copy of the count so far."""
 
 
+class Memo(typing.Protocol):
+    """A short text (a few kilobytes at most) from the process that writes to the one that writes after it.
+
+    It is what the last one left, or nothing: nothing too if somebody has written meanwhile who keeps no memo,
+    so nothing must always be right."""
+
+    def begin(self, text: Callable[[], str]) -> str:
+        """What was left. `text` is asked from now on, now and then and at a clean end, from any thread (but
+        not by this call); it must answer at once."""
+
+    def flush(self) -> None:
+        """What `text` answers after this call is durable when it returns. Raises `RetryLater`. Not to be
+        called with a lock held that `text` takes."""
+
+
 @dataclass(frozen=True, slots=True)
 class ProviderOption:
     """A setting of a provider: `--provider-option NAME=VALUE`, or NAME under the provider's name in the
@@ -152,6 +167,8 @@ class ProviderContext:
     """How often whoever calls looks at every owner again without a reason; 0: this is one pass, or it never
     does. What a process before this one has verified may be taken for granted until then."""
     wall_s: Callable[[], float] = time.time
+    memo: Memo | None = None
+    """None: nothing outlives this process but what the provider writes to its world."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +221,7 @@ __all__ = [
     "LbprovError",
     "Listener",
     "LoadBalancer",
+    "Memo",
     "Notice",
     "ObjectKey",
     "Owner",

@@ -7,11 +7,12 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from lbprov import plugins
-from lbprov.api import ProviderContext
+from lbprov.api import Provider, ProviderContext
 from lbprov.cluster.apiserver import ApiCluster, LeaderElector
 from lbprov.controller.app import App
 from lbprov.controller.asked import Asked
@@ -71,12 +72,16 @@ def open_app(config: Config) -> App:
     elector = _elector(cluster, config.election) if config.election else None
     metrics = m.Metrics(spec.name)
     _offer_reflectors(cluster, metrics)
+
+    def build() -> Provider[Any]:
+        return plugins.build(spec, replace(context, memo=elector.memo()) if elector else context)
+
     # Made now, so that what is wrong with it shows at the start and not when this replica is first elected.
-    made = [plugins.build(spec, context)]
+    made = [build()]
     app = App(
         cluster,
         spec,
-        lambda: made.pop() if made else plugins.build(spec, context),
+        lambda: made.pop() if made else build(),
         config.settings,
         metrics,
         elector,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from lbprov.api import (
     Bindings,
     CallCount,
@@ -15,7 +17,7 @@ from lbprov.api import (
     ProviderStatus,
     Step,
 )
-from lbprov_aws import addresses, names, plan, plan_succession, succession
+from lbprov_aws import addresses, names, plan, plan_succession, succession, writes
 from lbprov_aws.address_book import AddressBook
 from lbprov_aws.adoption import Adoptions
 from lbprov_aws.apply import apply
@@ -69,12 +71,17 @@ class AwsProvider:
             self._cloud, self._inventory, networks, address_book, rejected, refusals, times, adoptions
         )
         recheck_s = 0.0 if context.read_only else context.recheck_s
-        self._seal_book = SealBook(self._cloud, self._inventory, self._observer, context.now_s, recheck_s)
+        self._seal_book = SealBook(
+            self._cloud, self._inventory, self._observer, context.now_s, recheck_s, context.memo
+        )
         self._read_only = context.read_only
 
     def observe(self, owner: Owner, desired: LoadBalancer | None, *, fresh: bool = False) -> Observed:
         if desired is None:
-            return self._observer.observe(owner, None, fresh=fresh)
+            left = self._observer.observe(owner, None, fresh=fresh)
+            if not left.load_balancers:
+                self._seal_book.forget(owner)
+            return left
         if not fresh and (sealed := self._seal_book.believed(desired)):
             return sealed
         observed = self._observer.observe(owner, desired, fresh=fresh)
@@ -89,6 +96,7 @@ class AwsProvider:
     def apply(self, step: Step, bindings: Bindings) -> None:
         if self._read_only:
             raise ProviderError(f"{step.action} {step.kind} refused: this is a dry run", retryable=False)
+        self._seal_book.before(cast("writes.Write", step.body))
         apply(self._hands, step, bindings)
 
     def status(self, desired: LoadBalancer, observed: Observed) -> ProviderStatus:

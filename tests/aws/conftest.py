@@ -26,6 +26,7 @@ from lbprov.api import (
 )
 from lbprov.lab.aws.server import MotoServer
 from lbprov.lab.aws.world import AwsWorld
+from lbprov.testing.memo import MemoryMemo
 from lbprov_aws.resources import Observed
 
 CLUSTER = "lab"
@@ -127,6 +128,8 @@ class Lab:
         """Of the processes that start from now on: how often they look at everything again."""
         self.asked: tuple[LoadBalancer, ...] = ()
         """What Services are known to ask for, whether they have had a turn or not."""
+        self.memo: MemoryMemo | None = None
+        """What they leave to each other: a controller's lease; None: nothing."""
         self.provider = self.start()
 
     def start(self, *, read_only: bool = False, cluster: str = CLUSTER) -> Provider[Observed]:
@@ -140,6 +143,7 @@ class Lab:
             asked=lambda: self.asked,
             wall_s=self.wall_s,
             recheck_s=self.recheck_s,
+            memo=self.memo,
         )
         return lbprov_aws.SPEC.build(context)
 
@@ -148,6 +152,9 @@ class Lab:
         return time.time() + self.clock.now - Clock.now
 
     def restart(self) -> None:
+        """Killed, and begun again."""
+        if self.memo is not None:
+            self.memo.end()
         self.provider = self.start()
 
     def desired(self, name: str = "web", *ports: Listener, nodes: Any = None, **changes: Any) -> LoadBalancer:

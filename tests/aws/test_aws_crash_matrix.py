@@ -18,6 +18,7 @@ import pytest
 
 from lbprov.api import L4Protocol, Listener, LoadBalancer, Replace, RetryLater, SessionAffinity, TrafficPolicy
 from lbprov.lab.aws.world import client
+from lbprov.testing.memo import MemoryMemo
 from lbprov_aws.cloud import Cloud
 
 if TYPE_CHECKING:
@@ -183,6 +184,7 @@ class Matrix:
         self._scenario = scenario
         self._patch = patch
         lab.recheck_s = RECHECK_S  # as a controller, which leaves seals behind and believes them
+        lab.memo = MemoryMemo()
         lab.restart()
         self._owner = lab.desired("web").owner
         scenario.prepare(lab)

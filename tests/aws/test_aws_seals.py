@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lbprov.api import LoadBalancer, SessionAffinity
+from lbprov.testing.memo import MemoryMemo
 from lbprov_aws import elbv2, names
 from lbprov_aws.cloud import Cloud
 
@@ -21,15 +22,18 @@ if TYPE_CHECKING:
     from tests.aws.conftest import Lab, Pass
 
 RECHECK_S = 600.0
+NODE_LABELS = "service.beta.kubernetes.io/aws-load-balancer-target-node-labels"
 LISTINGS = {"GetResources", "DescribeLoadBalancers", "DescribeTargetGroups", "DescribeSecurityGroups"}
 
 
 @pytest.fixture
 def restart(lab: Lab) -> Callable[[], None]:
-    """The controller's next process; one has begun already."""
+    """The controller's next process, after the one before has ended in peace; one has begun already."""
+    lab.memo = memo = MemoryMemo()
 
     def begin() -> None:
         lab.recheck_s = RECHECK_S
+        memo.keep()
         lab.restart()
         lab.server.control(reset=True)
 
@@ -53,7 +57,7 @@ def test_it_costs_one_write_at_the_end_of_a_change(lab: Lab, restart: Callable[[
     assert sum(fresh.calls.values()) == 8
     assert lab.server.requests()[-1]["operation"] == "AddTags"
     assert lab.reconcile(lab.desired(nodes=["node-1"])).calls == {}
-    assert lab.reconcile(lab.desired()).calls == {"RegisterTargets": 1, "AddTags": 1}
+    assert lab.reconcile(lab.desired()).calls == {"RegisterTargets": 1}, "no seal tells of nodes"
     assert lab.reconcile(lab.desired()).calls == {}
     irrelevant = lab.desired(annotations={"example.com/note": "changed"})
     assert lab.reconcile(irrelevant).calls == {}
@@ -106,7 +110,7 @@ def test_re_check_looks_at_everything(lab: Lab, restart: Callable[[], None]) -> 
 @pytest.mark.parametrize(
     ("change", "writes"),
     [
-        pytest.param({"nodes": ["node-1"]}, {"DeregisterTargets": 1, "AddTags": 1}, id="nodes"),
+        pytest.param({"nodes": ["node-1"]}, {"DeregisterTargets": 1}, id="nodes"),
         pytest.param(
             {"source_ranges": ("192.0.2.0/24",)},
             {"AuthorizeSecurityGroupIngress": 1, "RevokeSecurityGroupIngress": 1, "AddTags": 1},
@@ -154,7 +158,7 @@ class Killed(BaseException):
 def test_killed_before_it_is_sealed_anew(
     lab: Lab, restart: Callable[[], None], monkeypatch: pytest.MonkeyPatch, last: str
 ) -> None:
-    """The old seal is of another wish, so what is half done is looked at."""
+    """The seal is doubted since before the first write, so what is half done is looked at."""
     lab.reconcile(lab.desired(nodes=["node-1"]))
     after = lab.desired(nodes=["node-2"])
     call = Cloud.call
@@ -272,7 +276,8 @@ def test_digest_does_not_hang_on_the_process() -> None:
         notes = {"lbprov.io/b": "1", "lbprov.io/a": "2", "example.com/c": "3"}
         nodes = tuple(Target(f"node-{n}", f"aws:///a/i-{n:08x}") for n in range(9))
         wish = LoadBalancer(owner, (Listener(80, L4Protocol.TCP, 30080, "http"),), nodes, annotations=notes)
-        print(seals.digest(wish, Observed(owner, "eu-west-1", security_groups=(group,))))
+        print(seals.digest(wish, Observed(owner, "eu-west-1", security_groups=(group,)), ""))
+        print(seals.targets_digest(nodes))
     """)
     outputs = {
         subprocess.run(
@@ -293,13 +298,24 @@ def test_digest_tells_every_wish_from_every_other(lab: Lab, restart: Callable[[]
     lab.reconcile(lab.desired())
     base = lab.desired()
     observed = lab.provider.observe(base.owner, base)
+    picky = {NODE_LABELS: "disk=fast"}
     wishes: list[LoadBalancer] = [
         base,
-        lab.desired(nodes=["node-1"]),
         dataclasses.replace(base, internal=True),
         dataclasses.replace(base, requested_ip="203.0.113.10"),
         dataclasses.replace(base, annotations={"lbprov.io/x": "1"}),
         dataclasses.replace(base, health_check_node_port=32000),
         dataclasses.replace(base, listeners=(dataclasses.replace(base.listeners[0], port=81),)),
+        dataclasses.replace(base, annotations=picky),
+        dataclasses.replace(
+            base,
+            annotations=picky,
+            targets=tuple(dataclasses.replace(t, labels={"disk": "fast"}) for t in base.targets),
+        ),
     ]
-    assert len({seals.digest(wish, observed) for wish in wishes}) == len(wishes)
+    for book in ("", "book"):
+        assert len({seals.digest(wish, observed, book) for wish in wishes}) == len(wishes)
+    one_node = lab.desired(nodes=["node-1"])
+    assert seals.digest(one_node, observed, "") != seals.digest(base, observed, "")
+    assert seals.digest(one_node, observed, "book") == seals.digest(base, observed, "book")
+    assert seals.targets_digest(one_node.targets) != seals.targets_digest(base.targets)

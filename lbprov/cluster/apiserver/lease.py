@@ -23,12 +23,16 @@ from datetime import UTC, datetime
 import msgspec
 
 from lbprov.cluster.apiserver.errors import Conflict, NotFound, Unavailable
+from lbprov.cluster.apiserver.memo import LeaseMemo, MemoKeeper
 from lbprov.cluster.apiserver.transport import MERGE_PATCH, Transport
 from lbprov.model import LbprovError, UserError
 
 log = logging.getLogger(__name__)
 
 NEVER_S = float("-inf")
+
+MEMO = "lbprov.io/memo"
+"""The annotation that a leader's memo stands in (see `memo`)."""
 
 
 def boottime_s() -> float:
@@ -39,7 +43,7 @@ def boottime_s() -> float:
 @dataclass(frozen=True, slots=True)
 class LeaseRecord:
     """A Lease's spec. `holder` empty: given up. Times are MicroTime text, for people only. `version` is the
-    resourceVersion that a write builds on."""
+    resourceVersion that a write builds on. `memo`: as it stands there (see `MemoKeeper`)."""
 
     holder: str
     duration_s: int
@@ -47,6 +51,7 @@ class LeaseRecord:
     renewed_at: str
     transitions: int = 0
     version: str = ""
+    memo: str = ""
 
 
 class Lease(typing.Protocol):
@@ -98,6 +103,7 @@ class LeaderElector:
         self._failing = False
         self._stopping = False
         self._wake = threading.Event()
+        self._memo = MemoKeeper(self._wake.set)
         self._ended = threading.Event()
         self._ended.set()
 
@@ -109,6 +115,10 @@ class LeaderElector:
     def holder(self) -> str:
         """Who leads, as far as we know; empty if nobody does."""
         return self.identity if self.is_leader() else (self._seen.holder if self._seen else "")
+
+    def memo(self) -> LeaseMemo:
+        """For one term of leadership, to be begun when we lead."""
+        return self._memo.memo()
 
     def run(self, on_started: Callable[[], None], on_stopped: Callable[[], None]) -> None:
         """Campaign, lead, and campaign again when the lease is lost, until `release`. The callbacks run on
@@ -123,6 +133,8 @@ class LeaderElector:
                     announced = not announced
                     log.info("%s the lease as %s", "took" if announced else "lost", self.identity)
                     (on_started if announced else on_stopped)()
+                    if not announced:
+                        self._memo.end_term()
                 if not self._stopping:
                     self._wake.wait(self.pause_s())
         finally:
@@ -186,26 +198,33 @@ class LeaderElector:
         """Make the lease ours from now on."""
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         held = found is not None and found.holder == self.identity
+        transitions = found.transitions + (not held) if found else 0
+        if not held:
+            self._memo.take_over(found.memo if found else "", found.transitions if found else 0)
+        memo, asked = self._memo.to_write(transitions)
         record = LeaseRecord(
             holder=self.identity,
             duration_s=math.ceil(self._duration_s),
             acquired_at=found.acquired_at if found and held else now,
             renewed_at=now,
-            transitions=found.transitions + (not held) if found else 0,
+            transitions=transitions,
             version=found.version if found else "",
+            memo=memo,
         )
         began_s = self._now_s()
         write = self._lease.update if found else self._lease.create
         self._mine = write(record, self._timeout_s())
         self._observe(self._mine)
         self._fence_s = began_s + self._renew_deadline_s
+        self._memo.written(asked)
 
     def _observe(self, found: LeaseRecord | None) -> None:
-        """Remember since when the lease has been what it is. Others' labels on it are no renewal."""
+        """Remember since when the lease has been what it is. Others' labels and annotations on it are no
+        renewal."""
         self._last = found or self._last
         now_s, before_s = self._now_s(), self._looked_s
         self._looked_s = now_s
-        seen = found and dataclasses.replace(found, version="")
+        seen = found and dataclasses.replace(found, version="", memo="")
         # What is missing again may have been there in between.
         unseen = found is None and now_s - before_s > self._duration_s - self._renew_deadline_s
         if seen != self._seen or unseen:
@@ -237,8 +256,9 @@ class LeaderElector:
         if self._mine is None or self._now_s() >= self._fence_s:
             return
         self._fence_s = NEVER_S
+        memo, _ = self._memo.to_write(self._mine.transitions)
         try:
-            self._lease.update(dataclasses.replace(self._mine, holder="", duration_s=1), 3.0)
+            self._lease.update(dataclasses.replace(self._mine, holder="", duration_s=1, memo=memo), 3.0)
         except LbprovError as error:
             log.warning("lease: not given up, another must wait until it runs out: %s", error)
         self._mine = None
@@ -254,6 +274,7 @@ class _Spec(msgspec.Struct, rename="camel", gc=False):
 
 class _Meta(msgspec.Struct, rename="camel", gc=False):
     resource_version: str = ""
+    annotations: dict[str, str] | None = None
 
 
 class _Object(msgspec.Struct, gc=False):
@@ -279,13 +300,18 @@ class ApiLease:
         body = {
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
-            "metadata": {"name": self._name, "namespace": self._namespace},
+            "metadata": {
+                "name": self._name,
+                "namespace": self._namespace,
+                **({"annotations": {MEMO: record.memo}} if record.memo else {}),
+            },
             "spec": _spec(record),
         }
         return self._send("POST", self._path, body, timeout_s)
 
     def update(self, record: LeaseRecord, timeout_s: float) -> LeaseRecord:
-        body = {"metadata": {"resourceVersion": record.version}, "spec": _spec(record)}
+        metadata = {"resourceVersion": record.version, "annotations": {MEMO: record.memo or None}}
+        body = {"metadata": metadata, "spec": _spec(record)}
         return self._send("PATCH", f"{self._path}/{self._name}", body, timeout_s)
 
     def _send(self, method: str, path: str, body: object, timeout_s: float) -> LeaseRecord:
@@ -305,6 +331,7 @@ class ApiLease:
             renewed_at=found.spec.renew_time or "",
             transitions=found.spec.lease_transitions or 0,
             version=found.metadata.resource_version,
+            memo=(found.metadata.annotations or {}).get(MEMO, ""),
         )
 
 

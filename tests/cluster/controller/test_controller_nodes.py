@@ -152,7 +152,7 @@ def test_a_cloud_that_refuses_a_node_is_asked_again(web: Any) -> None:
 # -- on AWS
 
 
-def test_on_aws_a_node_costs_register_calls_and_a_seal(api: Api, aws: AwsWorld, run: Any) -> None:
+def test_on_aws_a_node_costs_register_calls_alone(api: Api, aws: AwsWorld, run: Any) -> None:
     nodes = list(aws.provider_ids)
     for name in nodes:
         add_node(api, name, provider_id=aws.provider_ids[name], zone=aws.node_zones[name])
@@ -171,10 +171,10 @@ def test_on_aws_a_node_costs_register_calls_and_a_seal(api: Api, aws: AwsWorld, 
     wanted = tuple(sorted(aws.instance_id(name) for name in aws.provider_ids))
     eventually(lambda: sum(call["operation"] == "RegisterTargets" for call in aws.server.requests()) == 4)
     controller.settle()
-    assert aws.server.calls() == {"RegisterTargets": 4, "AddTags": 2}, "each port's, and each Service's seal"
+    assert aws.server.calls() == {"RegisterTargets": 4}, "each port's"
     assert {listener.targets for b in aws.load_balancers() for listener in b.listeners} == {wanted}
     aws.server.control(reset=True)
     api.delete("Node", "node-4")
     eventually(lambda: sum(call["operation"] == "DeregisterTargets" for call in aws.server.requests()) == 4)
     controller.settle()
-    assert aws.server.calls() == {"DeregisterTargets": 4, "AddTags": 2}
+    assert aws.server.calls() == {"DeregisterTargets": 4}

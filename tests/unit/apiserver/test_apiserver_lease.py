@@ -410,7 +410,12 @@ def test_release_of_one_that_does_not_lead_writes_nothing(eventually: Callable[.
 
 def test_a_lease_on_an_api_server(server: ScriptedServer, transport: Transport) -> None:
     stored = {
-        "metadata": {"name": "l", "resourceVersion": "7", "labels": {"kept": "yes"}},
+        "metadata": {
+            "name": "l",
+            "resourceVersion": "7",
+            "labels": {"kept": "yes"},
+            "annotations": {"lbprov.io/memo": "2:said", "kept": "yes"},
+        },
         "spec": {
             "holderIdentity": "a",
             "leaseDurationSeconds": 15,
@@ -423,7 +428,7 @@ def test_a_lease_on_an_api_server(server: ScriptedServer, transport: Transport) 
     server.script = lambda call: call.say(stored)
     record = lease.get(1.0)
     times = "2026-01-01T00:00:00.000000Z", "2026-01-01T00:00:05.000000Z"
-    assert record == LeaseRecord("a", 15, *times, transitions=3, version="7")
+    assert record == LeaseRecord("a", 15, *times, transitions=3, version="7", memo="2:said")
     assert lease.update(record, 1.0) == record
     lease.create(record, 1.0)
     path = "/apis/coordination.k8s.io/v1/namespaces/ns/leases"
@@ -432,7 +437,10 @@ def test_a_lease_on_an_api_server(server: ScriptedServer, transport: Transport) 
         ("PATCH", f"{path}/l"),
         ("POST", path),
     ]
-    assert json.loads(server.calls[1].body) == {"metadata": {"resourceVersion": "7"}, "spec": stored["spec"]}
+    assert json.loads(server.calls[1].body) == {
+        "metadata": {"resourceVersion": "7", "annotations": {"lbprov.io/memo": "2:said"}},
+        "spec": stored["spec"],
+    }
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"spec":{}}'])
