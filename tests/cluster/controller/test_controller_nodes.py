@@ -152,11 +152,22 @@ def test_a_cloud_that_refuses_a_node_is_asked_again(web: Any) -> None:
 # -- on AWS
 
 
-def test_on_aws_a_node_costs_register_calls_alone(api: Api, aws: AwsWorld, run: Any) -> None:
+@pytest.mark.parametrize(
+    ("flags", "to_unseal", "to_seal"),
+    [
+        pytest.param(("--leader-elect",), {}, {}, id="leader"),
+        pytest.param(("--no-leader-elect",), {"RemoveTags": 2}, {"AddTags": 2}, id="without-a-lease"),
+    ],
+)
+def test_on_aws_a_node_costs_register_calls_alone(
+    api: Api, aws: AwsWorld, run: Any, flags: Any, to_unseal: dict[str, int], to_seal: dict[str, int]
+) -> None:
+    """And is as cheap for whoever starts then. Nobody elected: a seal has to go, and another to be made."""
+    api.delete("Lease.coordination.k8s.io", "lbprov-controller", "lbprov-system")
     nodes = list(aws.provider_ids)
     for name in nodes:
         add_node(api, name, provider_id=aws.provider_ids[name], zone=aws.node_zones[name])
-    controller = run("--node-window", "0.2", provider="aws").wait_ready()
+    controller = run("--node-window", "0.2", *flags, provider="aws").wait_ready()
     for name in ("web", "api"):
         api.create(service(name, loadBalancerClass="lbprov.io/aws", ports={"http": 80, "https": 443}))
     eventually(
@@ -171,10 +182,21 @@ def test_on_aws_a_node_costs_register_calls_alone(api: Api, aws: AwsWorld, run: 
     wanted = tuple(sorted(aws.instance_id(name) for name in aws.provider_ids))
     eventually(lambda: sum(call["operation"] == "RegisterTargets" for call in aws.server.requests()) == 4)
     controller.settle()
-    assert aws.server.calls() == {"RegisterTargets": 4}, "each port's"
+    assert aws.server.calls() == {"RegisterTargets": 4, **to_unseal, **to_seal}, "each port's"
     assert {listener.targets for b in aws.load_balancers() for listener in b.listeners} == {wanted}
     aws.server.control(reset=True)
     api.delete("Node", "node-4")
     eventually(lambda: sum(call["operation"] == "DeregisterTargets" for call in aws.server.requests()) == 4)
     controller.settle()
-    assert aws.server.calls() == {"DeregisterTargets": 4}
+    assert aws.server.calls() == {"DeregisterTargets": 4, **to_unseal, **to_seal}
+    controller.stop()
+    aws.server.control(reset=True)
+    controller.start()
+    controller.wait_ready().settle()
+    eventually(lambda: controller.metric("lbprov_load_balancers", state="ready") == 2)
+    assert aws.server.calls().keys() == {
+        "GetResources",
+        "DescribeLoadBalancers",
+        "DescribeTargetGroups",
+        "DescribeSecurityGroups",
+    }
