@@ -16,7 +16,7 @@ from local_dataplane.kernel import netlink
 from local_dataplane.kernel.netlink import attribute, attributes
 from local_dataplane.nftables import expressions as ex
 from local_dataplane.nftables import objects as ob
-from local_dataplane.nftables.objects import Change, Element, Hook, SetShape, Signature
+from local_dataplane.nftables.objects import ChainMarks, Change, Element, Hook, SetShape, Signature
 
 SUBSYSTEM = 10 << 8
 (NEW_TABLE, GET_TABLE, DEL_TABLE, NEW_CHAIN, GET_CHAIN, DEL_CHAIN, NEW_RULE, GET_RULE, DEL_RULE,
@@ -104,7 +104,7 @@ class Encoder:
         t = self._table
         match change:
             case ob.AddTable():
-                yield NEW_TABLE, _CREATE, t
+                yield NEW_TABLE, _CREATE, t + _u32(2, 0)
             case ob.DeleteTable():
                 yield DEL_TABLE, 0, t
             case ob.AddSet(shape):
@@ -214,6 +214,11 @@ class Encoder:
         body = self._table + _text(3, name)
         return netlink.message(SUBSYSTEM | GET_CHAIN, netlink.NLM_F_REQUEST, self._domain, body)
 
+    def chains_request(self) -> bytes:
+        """Of all tables of the family."""
+        flags = netlink.NLM_F_REQUEST | netlink.NLM_F_DUMP
+        return netlink.message(SUBSYSTEM | GET_CHAIN, flags, self._domain)
+
     def dump_request(self, what: int, set_name: str = "") -> bytes:
         """`what`: GET_RULE, GET_SET, or GET_ELEMENT of one set; of our table alone."""
         body = self._table + (_text(2, set_name) if set_name else b"")
@@ -232,13 +237,22 @@ def _name(data: bytes) -> str:
     return data.rstrip(b"\0").decode(errors="replace")
 
 
-def decode_hook(body: bytes) -> Hook | None:
+def decode_table(body: bytes) -> tuple[bool, int]:
+    """Whether it is dormant, and how many chains, sets and other objects it has."""
     parts = dict(attributes(body))
-    if 4 not in parts:
-        return None
-    where = dict(attributes(parts[4]))
-    priority = int.from_bytes(where.get(2, b""), "big", signed=True)
-    return Hook(_name(parts.get(7, b"")), _int(where.get(1)), priority)
+    return bool(_int(parts.get(2)) & 1), _int(parts.get(3))
+
+
+def decode_chain(body: bytes) -> tuple[str, str, ChainMarks]:
+    """(table, name, what it is without its rules)"""
+    parts = dict(attributes(body))
+    hook, drops = None, False
+    if 4 in parts:
+        where = dict(attributes(parts[4]))
+        priority = int.from_bytes(where.get(2, b""), "big", signed=True)
+        hook = Hook(_name(parts.get(7, b"")), _int(where.get(1)), priority)
+        drops = _int(parts.get(5)) == ex.VerdictCode.DROP
+    return _name(parts.get(1, b"")), _name(parts.get(3, b"")), ChainMarks(hook, (), drops)
 
 
 def decode_rule(body: bytes) -> tuple[str, str]:

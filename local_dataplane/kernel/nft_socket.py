@@ -16,7 +16,7 @@ from local_dataplane.kernel.iptables_command import NOT_PRIVILEGED
 from local_dataplane.kernel.nft_monitor import TableMonitor
 from local_dataplane.kernel.nft_seam import Rejected, Unit
 from local_dataplane.kernel.seam import Busy
-from local_dataplane.nftables.objects import EVALUATED, TABLE, ChainMarks, Change, Contents
+from local_dataplane.nftables.objects import EVALUATED, TABLE, Change, Contents
 
 _SOL_NETLINK, _CAP_ACK = 270, 10
 _SNDBUFFORCE, _RCVBUFFORCE = 32, 33
@@ -132,34 +132,38 @@ class KernelNftables:
                 try:
                     return self._read()
                 except FileNotFoundError:
-                    if not self._exists():
+                    if self._table() is None:
                         return None
                 except PermissionError as error:
                     raise UserError(NOT_PRIVILEGED) from error
         raise Busy("the table changes faster than it can be read")
 
-    def _exists(self) -> bool:
+    def _table(self) -> netlink.Message | None:
         try:
-            return bool(self._ask(self._encoder.table_request()))
+            (answer,) = self._ask(self._encoder.table_request())
         except FileNotFoundError:
-            return False
+            return None
+        return answer
 
     def _read(self) -> Contents | None:
-        if not self._exists():
+        table = self._table()
+        if table is None:
             return None
-        contents = Contents()
+        is_dormant, objects = msg.decode_table(table.body)
+        contents = Contents(is_dormant=is_dormant)
         rules: dict[str, list[str]] = {}
         for message in self._dump(msg.GET_RULE):
-            chain, mark = msg.decode_rule(message.body)
-            rules.setdefault(chain, []).append(mark)
+            name, mark = msg.decode_rule(message.body)
+            rules.setdefault(name, []).append(mark)
         for name, marks in rules.items():
-            hook = None
             for message in self._ask(self._encoder.chain_request(name)):
-                hook = msg.decode_hook(message.body)
-            contents.chains[name] = ChainMarks(hook, tuple(marks))
+                _, _, chain = msg.decode_chain(message.body)
+                contents.chains[name] = chain._replace(rules=tuple(marks))
         for message in self._dump(msg.GET_SET):
             set_name, signature = msg.decode_set(message.body)
             contents.sets[set_name] = signature
+        if objects != len(contents.chains) + len(contents.sets):
+            self._add_empty_chains(contents)
         for set_name, signature in contents.sets.items():
             if not signature.flags & EVALUATED:
                 contents.elements[set_name] = {
@@ -168,6 +172,14 @@ class KernelNftables:
                     for element in msg.decode_elements(message.body)
                 }
         return contents
+
+    def _add_empty_chains(self, contents: Contents) -> None:
+        """Ours have rules; others' need none to drop all that comes by. The kernel lists chains only together
+        with those of other tables, so this is for when something is there that we do not know."""
+        for message in self._ask(self._encoder.chains_request()):
+            table, name, chain = msg.decode_chain(message.body)
+            if table == TABLE:
+                contents.chains.setdefault(name, chain)
 
     def _dump(self, what: int, set_name: str = "") -> list[netlink.Message]:
         return self._ask(self._encoder.dump_request(what, set_name))

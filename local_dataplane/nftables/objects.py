@@ -128,10 +128,12 @@ class Chain:
 
 
 class ChainMarks(NamedTuple):
-    """A chain as it is read back: of each rule the mark that we gave it; "" for somebody else's."""
+    """A chain as it is read back: of each rule the mark that we gave it; "" for somebody else's. `drops`: by
+    default, which none of ours does."""
 
     hook: Hook | None
     rules: tuple[str, ...]
+    drops: bool = False
 
 
 @functools.lru_cache(maxsize=4096)
@@ -148,18 +150,19 @@ Elements = dict[str, dict[bytes, Element]]
 
 @dataclass(slots=True)
 class Contents:
-    """Our table as the kernel has it. What packets have added is left out."""
+    """Our table as the kernel has it. What packets have added is left out. `is_dormant`: switched off."""
 
     chains: dict[str, ChainMarks] = field(default_factory=dict)
     sets: dict[str, Signature] = field(default_factory=dict)
     elements: Elements = field(default_factory=dict)
+    is_dormant: bool = False
 
 
 # ── changes ──
 
 
 class AddTable(NamedTuple):
-    pass
+    """If it is there, it is awake afterwards."""
 
 
 class DeleteTable(NamedTuple):

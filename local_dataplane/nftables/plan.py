@@ -40,9 +40,9 @@ def parts(ruleset: Ruleset, have: Contents | None) -> list[Part]:
     """What brings the dirty places from `have` to what is wanted; nothing of others is looked at. Chains that
     nothing leads to any more are left to `removals`, and so are `traces`."""
     common, leftovers = Part(None), Part(None)
-    if have is None:
+    if have is None or have.is_dormant:
         common.changes.append(ob.AddTable())
-        have = Contents()
+        have = have or Contents()
     own: dict[PortKey, Part] = {}
 
     def part(owner: PortKey | None) -> Part:
@@ -116,8 +116,8 @@ def removals(ruleset: Ruleset, have: Contents, spared: Collection[str]) -> list[
     sets = sorted(have.sets.keys() - ruleset.sets.keys() - set(spared))
     return [
         *(ob.FlushChain(name) for name in chains),
-        *(ob.DeleteChain(name) for name in chains),
         *(ob.DeleteSet(name) for name in sets),
+        *(ob.DeleteChain(name) for name in chains),
     ]
 
 
@@ -126,6 +126,7 @@ def carry_out(changes: Iterable[Change], have: Contents | None) -> Contents | No
     for change in changes:
         if isinstance(change, ob.AddTable):
             have = have or Contents()
+            have.is_dormant = False
         elif isinstance(change, ob.DeleteTable):
             have = None
         else:
@@ -144,7 +145,7 @@ def _carry_out(change: Change, have: Contents) -> None:
             del have.sets[name]
             have.elements.pop(name, None)
         case ob.AddChain(name, hook):
-            have.chains.setdefault(name, ob.ChainMarks(hook, ()))
+            have.chains[name] = have.chains.get(name, ob.ChainMarks(hook, ()))._replace(drops=False)
         case ob.FlushChain(name):
             have.chains[name] = have.chains[name]._replace(rules=())
         case ob.DeleteChain(name):

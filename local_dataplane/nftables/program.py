@@ -132,15 +132,25 @@ class NftablesProgram:
         if not thoroughly and not self._is_unsure and not self._watch.is_suspect(self._kernel):
             return None
         self._undeletable.clear()
+        before = self._strangers()
         self._read()
-        parts = self._plan()
-        if not parts:
+        parts, strangers = self._plan(), self._strangers() - before
+        if not parts and not strangers:
             return None
         log.warning(
             "the table was changed by somebody else, repairing",
-            extra={"family": str(self.family), "changes": sum(len(p.changes) for p in parts)},
+            extra={
+                "family": str(self.family),
+                "changes": len(strangers) + sum(len(part.changes) for part in parts),
+            },
         )
-        return self._commit()
+        return self._commit() + (self._remove_chains() if strangers else Written())
+
+    def _strangers(self) -> set[str]:
+        """Chains and sets that are there and not wanted: ours that nothing leads to any more, or others'."""
+        have = self._have or Contents()
+        chains = have.chains.keys() - self.ruleset.chains.keys()
+        return chains | (have.sets.keys() - self.ruleset.sets.keys())
 
     # ── writing ──
 

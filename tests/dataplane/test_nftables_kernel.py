@@ -284,6 +284,11 @@ HARM = (
     "flush map ip lbprov endpoints",
     "add element ip lbprov cluster-ips { 192.0.2.77 }",
     "add chain ip lbprov theirs { type filter hook input priority 0; }; add rule ip lbprov theirs accept",
+    "add chain ip lbprov theirs { type filter hook forward priority 0; policy drop; }",
+    "add chain ip lbprov theirs; insert rule ip lbprov services jump theirs",
+    "chain ip lbprov filter-forward { policy drop; }",
+    "add set ip lbprov theirs { type ipv4_addr; }",
+    "table ip lbprov { flags dormant; }",
 )
 
 

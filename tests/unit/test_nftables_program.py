@@ -310,6 +310,14 @@ def _with_rule(contents: Contents) -> None:
     contents.chains["nat-output"] = chain._replace(rules=("", *chain.rules))
 
 
+def _dropping(contents: Contents) -> None:
+    contents.chains["filter-forward"] = contents.chains["filter-forward"]._replace(drops=True)
+
+
+def _asleep(contents: Contents) -> None:
+    contents.is_dormant = True
+
+
 def _without_element(contents: Contents) -> None:
     contents.elements[layout.ENDPOINTS].popitem()
 
@@ -329,7 +337,8 @@ def _other_set(contents: Contents) -> None:
 
 
 @pytest.mark.parametrize(
-    "harm", [_without_rule, _with_rule, _without_element, _with_element, _other_hook, _other_set]
+    "harm",
+    [_without_rule, _with_rule, _without_element, _with_element, _dropping, _asleep, _other_hook, _other_set],
 )
 def test_what_others_change_is_repaired(harm: object, caplog: pytest.LogCaptureFixture) -> None:
     kernel = FakeNftables()
@@ -389,11 +398,12 @@ def test_a_chain_of_somebody_elses_in_our_table_goes() -> None:
     changed = kernel.read()
     assert changed is not None
     changed.chains["theirs"] = ChainMarks(None, ("",))
+    changed.chains["empty"] = ChainMarks(Hook("filter", 2, 0), (), drops=True)
     kernel.foreign(changed)
-    program.check()
-    program.sweep()
+    assert program.check() is not None
     assert kernel.contents is not None
-    assert "theirs" not in kernel.contents.chains
+    assert not kernel.contents.chains.keys() & {"theirs", "empty"}
+    assert program.check(thoroughly=True) is None
 
 
 def test_what_cannot_be_removed_is_left_until_the_next_look(caplog: pytest.LogCaptureFixture) -> None:
