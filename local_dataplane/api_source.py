@@ -22,6 +22,7 @@ from lbprov.cluster.apiserver import Store, kinds
 from lbprov.cluster.apiserver.credentials import Place
 from lbprov.cluster.apiserver.reflector import Reflector
 from lbprov.cluster.apiserver.transport import Transport
+from lbprov.cluster.wire import is_dotted_quad
 from lbprov.model import Endpoint, EndpointSlice, IPFamily, Node, ObjectKey, Service
 from local_dataplane.endpoints import HEADLESS_LABEL
 from local_dataplane.source import Backing, Changes
@@ -59,31 +60,37 @@ def lean_slice(slice_: EndpointSlice | None) -> EndpointSlice | None:
     if len(endpoints) < len(slice_.endpoints):
         unusable = len(slice_.endpoints) - len(endpoints)
         log.warning("endpoints without a usable address", extra={"slice": str(slice_.key), "count": unusable})
-    return dataclasses.replace(slice_, labels={}, endpoints=endpoints)
+    return EndpointSlice(slice_.key, slice_.service, slice_.family, slice_.ports, endpoints)
 
 
 def _lean_endpoint(endpoint: Endpoint) -> Endpoint:
     """A node's or a zone's name stands in thousands of endpoints: once in memory is enough."""
-    return dataclasses.replace(
-        endpoint,
+    return Endpoint(
         addresses=endpoint.addresses[:1],
         node_name=sys.intern(endpoint.node_name),
-        zone="",
-        hostname="",
-        target=None,
+        ready=endpoint.ready,
+        serving=endpoint.serving,
+        terminating=endpoint.terminating,
         zone_hints=tuple(map(sys.intern, endpoint.zone_hints)),
         node_hints=tuple(map(sys.intern, endpoint.node_hints)),
     )
 
 
 def _is_usable(endpoint: Endpoint, family: IPFamily) -> bool:
+    """An address of the family that packets can be sent to: not loopback, unspecified, multicast or
+    link-local."""
+    text = endpoint.addresses[0] if endpoint.addresses else ""
+    if family is IPFamily.IPV4:
+        first, second, _ = f"{text}..".split(".", 2)
+        nowhere = text == "0.0.0.0" or first == "127" or (first, second) == ("169", "254")  # noqa: S104 - compared
+        return is_dotted_quad(text) and not nowhere and not 224 <= int(first) < 240
     try:
-        address = ipaddress.ip_address(endpoint.addresses[0])
-    except (ValueError, IndexError):
+        address = ipaddress.IPv6Address(text)
+    except ValueError:
         return False
-    is_v6 = address.version == 6
-    nowhere = address.is_loopback or address.is_unspecified or address.is_multicast or address.is_link_local
-    return is_v6 == (family is IPFamily.IPV6) and not nowhere
+    return not (
+        address.is_loopback or address.is_unspecified or address.is_multicast or address.is_link_local
+    )
 
 
 class ApiSource:

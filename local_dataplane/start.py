@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from lbprov.model import IPFamily, LbprovError, UserError
+from local_dataplane import garbage
 from local_dataplane.agent import Agent
 from local_dataplane.config import NodeConfig, NodeFacts
 from local_dataplane.flow_keeper import FlowKeeper
@@ -80,6 +81,7 @@ def open_agent(
             _remove_nftables()
         if config.localhost_nodeports:
             _say(route_localhost(sysctls, on=True))
+        garbage.settle()
 
     return Agent(source, node_name, programs, flows, sysctls, take_over=after_first_write, mode=str(chosen))
 

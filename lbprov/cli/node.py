@@ -66,6 +66,7 @@ _INTERFACE_OF = {
 
 
 def _follow_until_signal(cluster: _Cluster, **settings: Any) -> None:
+    from local_dataplane import garbage
     from local_dataplane.config import Detect, NodeConfig, canonical_cidrs
     from local_dataplane.kernel.instance import claim
     from local_dataplane.pace import Pace
@@ -91,6 +92,7 @@ def _follow_until_signal(cluster: _Cluster, **settings: Any) -> None:
         localhost_nodeports=settings["localhost_nodeports"],
     )
     node_name = settings["node_name"] or os.uname().nodename
+    garbage.expect_much()
     with claim(), cluster.opened(node_name, once=settings["once"]) as source:
         agent = open_agent(source, node_name, config, settings["iptables_backend"], Mode(settings["mode"]))
         agent.pace = Pace(settings["min_sync_period"])

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from lbprov.model import IPFamily, L4Protocol
 from local_dataplane.iptables import names
-from local_dataplane.iptables.render import host_bits
+from local_dataplane.iptables.render import address_number, host_bits
 from local_dataplane.iptables.tree import Entry, PrefixTree, Rules, Shape
 from local_dataplane.table import Frontend
 
@@ -78,7 +78,7 @@ class Dispatch:
 
     def _place(self, address: str) -> None:
         targets = self._targets[address]
-        number = int(ipaddress.ip_address(address))
+        number = address_number(address)
         chain = names.address_chain(number, self._bits)
         if len(targets) > MANY_PORTS:
             if address not in self._many:

@@ -36,7 +36,8 @@ FIXED = frozenset({MASQUERADE, MARK_MASQUERADE, REFUSE, DROP})
 
 
 def _digest(text: str, length: int = 16) -> str:
-    return base64.b32encode(hashlib.sha256(text.encode()).digest()).decode()[:length]
+    enough = hashlib.sha256(text.encode()).digest()[: (length * 5 + 7) // 8]
+    return base64.b32encode(enough).decode()[:length]
 
 
 @functools.lru_cache(maxsize=65536)

@@ -35,6 +35,12 @@ def host_bits(family: IPFamily) -> int:
     return 128 if family is IPFamily.IPV6 else 32
 
 
+def address_number(address: str) -> int:
+    if ":" in address:
+        return int(ipaddress.IPv6Address(address))
+    return int.from_bytes(map(int, address.split(".")), "big")
+
+
 def fragment(state: ServiceState, config: NodeConfig, node: NodeFacts) -> Fragment:
     """Only the chains that some frontend of the state leads to."""
     chains: dict[str, Rules] = {}

@@ -5,7 +5,6 @@ A packet's way through them is drawn in docs/dataplane.md.
 
 from __future__ import annotations
 
-import ipaddress
 from collections import Counter
 from collections.abc import Iterable
 
@@ -16,6 +15,7 @@ from local_dataplane.iptables.dispatch import Dispatch, Target, address_shape
 from local_dataplane.iptables.fixed import Table, fixed_chains, health_rules, nodeport_entrance
 from local_dataplane.iptables.render import (
     Fragment,
+    address_number,
     fragment,
     from_pods,
     host_bits,
@@ -114,7 +114,7 @@ class Ruleset:
                 entry = Entry((f"-s {host} -d {host} -g {names.MASQUERADE}",))
             else:
                 del self._hairpins[address]
-            self._sources.set(int(ipaddress.ip_address(address)), entry)
+            self._sources.set(address_number(address), entry)
 
     def _render_fixed(self) -> None:
         pods = (from_pods(self._pods), to_pods(self._pods)) if self._pods else ()

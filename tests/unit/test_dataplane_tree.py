@@ -82,6 +82,8 @@ def test_any_way_to_the_same_entries_gives_the_same_chains(
     shuffle.shuffle(order)  # type: ignore[attr-defined]
     for key, counts in order:
         roundabout.set(key, _entry(key, *counts))
+        if follow_often:
+            roundabout.follow()
     chains = straight.follow()
     assert roundabout.follow() == chains
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from ipaddress import IPv4Address, IPv6Address
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from lbprov.cluster.wire import is_dotted_quad
 from lbprov.model import EndpointSlice
 from local_dataplane.api_source import ENDPOINT_SLICES, SERVICES
 
@@ -44,6 +48,26 @@ def test_one_unusable_endpoint(family: str, address: str, caplog: pytest.LogCapt
     assert [e.addresses for e in slice_.endpoints] == [(good,)]
     assert "without a usable address" in caplog.text
     assert (vars(caplog.records[0])["slice"], vars(caplog.records[0])["count"]) == ("shop/web-1", 2)
+
+
+@given(address=st.ip_addresses())
+def test_what_is_usable_is_what_python_says_of_an_address(address: IPv4Address | IPv6Address) -> None:
+    slice_ = _decoded(f"IPv{address.version}", {"addresses": [str(address)]})
+    assert slice_ is not None
+    nowhere = address.is_loopback or address.is_unspecified or address.is_multicast or address.is_link_local
+    assert [e.addresses for e in slice_.endpoints] == ([] if nowhere else [(str(address),)])
+
+
+@given(
+    text=st.from_regex(r"[0-9]{1,4}(\.[0-9]{1,3}){2,4}\n?", fullmatch=True) | st.ip_addresses(v=4).map(str)
+)
+def test_an_address_that_is_taken_as_written_is_one(text: str) -> None:
+    try:
+        IPv4Address(text)
+    except ValueError:
+        assert not is_dotted_quad(text)
+    else:
+        assert is_dotted_quad(text)
 
 
 def test_names_are_nobodys_endpoints() -> None:

@@ -142,6 +142,8 @@ class Transport:
         headers |= {"Accept": JSON, "User-Agent": f"lbprov/{__version__}"}
         if payload is not None:
             headers["Content-Type"] = content_type
+        elif not (params and "watch" in params):
+            headers["Accept-Encoding"] = "gzip"  # pages of a list: a twentieth, and there in half the time
         query = "?" + "&".join(f"{k}={_quoted(v)}" for k, v in params.items()) if params else ""
         return pool.request(
             method,

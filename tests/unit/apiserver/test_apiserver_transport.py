@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import json
 import logging
@@ -105,6 +106,37 @@ def test_not_now(
         transport.request("GET", "/x")
     assert (caught.value.asked_s, caught.value.after_s) == (asked_s, after_s)
     assert caught.value.answered
+
+
+@pytest.mark.parametrize("sends", [pytest.param("whole", id="whole"), pytest.param("chunks", id="in chunks")])
+def test_a_list_may_come_compressed(server: ScriptedServer, transport: Transport, sends: str) -> None:
+    body = json.dumps({"items": [{"n": n} for n in range(20_000)]}).encode()
+    packed = gzip.compress(body)
+    parts = [packed[i : i + 100] for i in range(0, len(packed), 100)]
+    server.script = lambda call: (
+        call.say(packed, Content_Encoding="gzip")
+        if sends == "whole"
+        else call.stream(parts, Content_Encoding="gzip")
+    )
+    assert transport.request("GET", "/x") == body
+    assert server.calls[0].headers["accept-encoding"] == "gzip"
+
+
+def test_half_of_a_compressed_list_is_no_answer(server: ScriptedServer, transport: Transport) -> None:
+    packed = gzip.compress(json.dumps([n * n for n in range(20_000)]).encode())
+    server.script = lambda call: call.stream([packed[:1000]], end=False, Content_Encoding="gzip")
+    with pytest.raises(Unavailable):
+        transport.request("GET", "/x")
+
+
+def test_a_watch_is_not_asked_for_in_a_form_that_gathers(
+    server: ScriptedServer, transport: Transport
+) -> None:
+    server.script = lambda call: call.stream([b"{}\n"])
+    params = {"watch": "true"}
+    with transport.stream("/x", params, answer_timeout_s=30.0, silence_s=30.0) as stream:
+        assert list(stream.lines()) == [b"{}"]
+    assert server.calls[0].headers["accept-encoding"] == "identity"
 
 
 def test_a_proxys_page_is_quoted_in_a_line(server: ScriptedServer, transport: Transport) -> None:
