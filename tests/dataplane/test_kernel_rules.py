@@ -300,6 +300,14 @@ def test_signals_end_it_cleanly(
 # ── what cannot work ──
 
 
+def _with_iptables(script: str) -> list[str]:
+    """Words before a command that is to find this in the place of all programs of iptables."""
+    stems = [f"{family}{backend}" for family in FAMILIES.values() for backend in ("", "-nft", "-legacy")]
+    names = " ".join(f"/usr/sbin/{stem}-{what}" for stem in stems for what in ("save", "restore"))
+    made = f'mount -t tmpfs none /usr/sbin; echo "$0" | tee {names} > /dev/null; chmod +x {names}; exec "$@"'
+    return ["unshare", "-m", "sh", "-euc", made, f"#!/bin/sh\n{script}"]
+
+
 @pytest.mark.parametrize(
     ("wrap", "arguments", "sentence"),
     [
@@ -307,7 +315,25 @@ def test_signals_end_it_cleanly(
             ["setpriv", "--bounding-set=-all"],
             ["node", "cleanup"],
             "run it as root",
+            id="cleanup-not-privileged",
+        ),
+        pytest.param(
+            ["setpriv", "--bounding-set=-all"],
+            ["node", "-f", "FOLDER", "--node-name", "node-1"],
+            "run it as root",
             id="not-privileged",
+        ),
+        pytest.param(
+            _with_iptables("case $1 in -V) echo iptables v1.4.21 ;; esac"),
+            ["node", "-f", "FOLDER", "--node-name", "node-1", "--iptables-backend", "nft"],
+            "is version 1.4.21, and cannot wait for the xtables lock: 1.6.2 or newer is needed",
+            id="old-iptables",
+        ),
+        pytest.param(
+            _with_iptables("case $1 in -V) echo 'iptables v1.8.9 (nf_tables)' ;; *) kill -SEGV $$ ;; esac"),
+            ["node", "-f", "FOLDER", "--node-name", "node-1", "--iptables-backend", "nft"],
+            "was killed by signal 11",
+            id="iptables-that-crashes",
         ),
         pytest.param(
             ["unshare", "-m", "sh", "-c", 'mount -t tmpfs none /usr/sbin; exec "$@"', "sh"],

@@ -236,11 +236,12 @@ def test_a_change_of_mode_takes_the_old_rules_away(node: Host, folder: Any, back
     assert not {"ip lbprov", "ip6 lbprov"} & _tables(node).keys()
 
 
-def test_auto_says_why(node: Host, folder: Any) -> None:
+@pytest.mark.parametrize("backend", ["nft", "legacy"])
+def test_auto_says_why(node: Host, folder: Any, backend: str) -> None:
     said = _lbprov(node, *_once(node, folder, "--mode", "auto"))
     assert '"mode": "nftables", "reason": "the kernel has what it takes"' in said
     assert "ip lbprov" in _tables(node)
-    node.run(["iptables-nft", "-P", "FORWARD", "DROP"])
+    node.run([f"iptables-{backend}", "-P", "FORWARD", "DROP"])
     said = _lbprov(node, *_once(node, folder, "--mode", "auto"))
     assert '"mode": "iptables", "reason": "the iptables chain FORWARD drops by default' in said
     assert "ip lbprov" not in _tables(node)
@@ -326,6 +327,41 @@ def _slice(service: str) -> dict[str, Any]:
         "ports": [{"port": 80}],
         "endpoints": [{"addresses": ["10.244.7.7"]}, {"addresses": ["10.244.7.8"]}],
     }
+
+
+WITHOUT_PROGRAMS = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs none /usr/sbin; exec "$@"', "sh"]
+_BROKEN = """\
+mount -t tmpfs none /usr/sbin
+for stem in iptables ip6tables; do
+    for kind in "" -nft -legacy; do
+        printf '#!/bin/sh\\nkill -SEGV $$' > /usr/sbin/$stem$kind-save
+        cp /usr/sbin/$stem$kind-save /usr/sbin/$stem$kind-restore
+    done
+done
+chmod +x /usr/sbin/*
+exec "$@"
+"""
+BROKEN_IPTABLES = ["unshare", "-m", "sh", "-euc", _BROKEN, "sh"]
+
+
+@pytest.mark.parametrize(
+    "machine", [pytest.param(WITHOUT_PROGRAMS, id="none"), pytest.param(BROKEN_IPTABLES, id="that crash")]
+)
+def test_no_program_is_needed(node: Host, folder: Any, machine: list[str]) -> None:
+    """Neither nft nor iptables; nor is a broken one in the way."""
+    lbprov = [*machine, sys.executable, "-m", "lbprov"]
+    said = node.run([*lbprov, *_once(node, folder, "--mode", "auto")]).stderr
+    assert '"mode": "nftables"' in said
+    assert '"level": "error"' not in said
+    assert {"ip lbprov", "ip6 lbprov"} <= _tables(node).keys()
+
+
+def test_no_program_is_needed_to_look_and_to_clean_up(node: Host, folder: Any) -> None:
+    lbprov = [*WITHOUT_PROGRAMS, sys.executable, "-m", "lbprov", "node"]
+    _lbprov(node, *_once(node, folder, "--mode", "nftables"))
+    assert "default/web" in node.run([*lbprov, "status"]).stdout
+    assert "chains removed" in node.run([*lbprov, "cleanup"]).stdout
+    assert not {"ip lbprov", "ip6 lbprov"} & _tables(node).keys()
 
 
 def test_without_the_right_to_it_says_so(node: Host, folder: Any) -> None:

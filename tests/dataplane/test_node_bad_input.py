@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from lbprov.lab import Lab, NodeHost, Reply, TimedOut, Unreachable
+from lbprov.lab import Lab, NodeHost, Refused, Reply, TimedOut, Unreachable
 
 MANY = 1000
+NODE_PORT = 31777
 
 
 def _service(name: str, vip: str, ports: int = 1, **spec: Any) -> dict[str, Any]:
@@ -52,8 +53,8 @@ def cluster(
 
 
 def test_odd_services_beside_a_good_one(two_nodes: tuple[Lab, NodeHost, NodeHost], cluster: Any) -> None:
-    """A thousand ports; an endpoint that is a clusterIP, its own or another's; the node's own address as
-    externalIP, where somebody listens, and the same for two Services."""
+    """A thousand ports; an endpoint that is a clusterIP, its own or another's, or its own NodePort; the
+    node's own address as externalIP, where somebody listens, and the same for two Services."""
     lab, node, _ = two_nodes
     web, asker, outside = (lab.hosts[name] for name in ("web-1a", "ask-1", "client-1"))
     own: dict[str, Any] = {"externalIPs": [node.ipv4]}
@@ -62,6 +63,11 @@ def test_odd_services_beside_a_good_one(two_nodes: tuple[Lab, NodeHost, NodeHost
     cluster.put("many", _service("many", "10.96.20.2", MANY), _slice("many", web.ipv4, ports=MANY))
     cluster.put("self", _service("self", "10.96.20.3"), _slice("self", "10.96.20.3"))
     cluster.put("other", _service("other", "10.96.20.4"), _slice("other", "10.96.20.1"))
+    noded = _slice("noded", node.ipv4)
+    noded["ports"] = [{"name": "p0", "protocol": "TCP", "port": NODE_PORT}]
+    by_node_port = _service("noded", "10.96.20.7", type="NodePort")
+    by_node_port["spec"]["ports"][0]["nodePort"] = NODE_PORT
+    cluster.put("noded", by_node_port, noded)
     cluster.put("local-a", _service("local-a", "10.96.20.5", **own), _slice("local-a", web.ipv4))
     cluster.put("local-b", _service("local-b", "10.96.20.6", **own), _slice("local-b", web.ipv4))
     cluster.settle()
@@ -69,6 +75,7 @@ def test_odd_services_beside_a_good_one(two_nodes: tuple[Lab, NodeHost, NodeHost
         assert isinstance(asker.http_get(ip, port), Reply), (ip, port)
     for ip in ("10.96.20.3", "10.96.20.4"):  # DNAT is done once
         assert isinstance(asker.http_get(ip, 1000, timeout_s=0.5), TimedOut | Unreachable)
+    assert isinstance(asker.http_get("10.96.20.7", 1000), Refused), "a NodePort is nobody's endpoint"
     answer = outside.http_get(node.ipv4, 1000)
     assert isinstance(answer, Reply)
     assert answer.hostname == "web-1a"
