@@ -8,7 +8,7 @@ nothing is moved later: what is asked for then is told.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from lbprov.api import LoadBalancer, Notice, Reason, Severity, UserError
@@ -64,7 +64,7 @@ def place(desired: LoadBalancer, wanted: Wanted, network: Network, observed: Obs
     for address in found:
         trouble.add(
             Reason.IP_UNSUPPORTED,
-            f"{address.ip} finds no subnet: there are {len(network.subnets)}, each with one address",
+            f"{address.ip} finds no subnet: there are {len(network.subnets)}, each with one: name no more",
         )
     if trouble and desired.require_ip:
         raise UserError(
@@ -74,12 +74,12 @@ def place(desired: LoadBalancer, wanted: Wanted, network: Network, observed: Obs
         )
     everywhere = tuple(SubnetMapping(s.subnet_id, s.zone) for s in network.subnets)
     if not fixed:
-        return Placement(everywhere, notice=_warning(trouble))
+        return Placement(everywhere, notice=_warning(wish, trouble))
     count = max(len(_wanted(wish, network)), len(fixed))
     rest = [s for s in _in_turn(wanted, network, fixed) if s.subnet_id not in fixed][: count - len(fixed)]
     mappings = [*fixed.values(), *(SubnetMapping(s.subnet_id, s.zone) for s in rest)]
     mappings.sort(key=lambda m: m.zone)
-    notice = _warning(trouble) if trouble else _assigned(m.zone for m in mappings)
+    notice = _warning(wish, trouble) if trouble else _assigned(m.zone for m in mappings)
     return Placement(tuple(mappings), () if desired.require_ip else everywhere, notice)
 
 
@@ -91,15 +91,14 @@ def judge(wanted: Wanted, live: LoadBalancerRecord, observed: Observed) -> Notic
     if not missing:
         twice = _named_twice(wish, live)
         if twice:
-            return _warning(twice)
+            return _warning(wish, twice)
         return _assigned(zone.zone for zone in live.zones) if wish else None
     if text(wish) != made_for:
         has = ", ".join(live.ips) or "addresses of AWS's choice"
         asked = f"{', '.join(missing)} asked for now"
         message = (
-            f"{asked}, but the load balancer keeps {has}: an address in use is not changed under its "
-            f"clients; "
-            f"{names.REPLACE_REMEDY}"
+            f"{_fields(wish)}{asked}, but the load balancer keeps {has}: an address in use is not changed "
+            f"under its clients; {names.REPLACE_REMEDY}"
         )
         return Notice(Severity.WARNING, Reason.IP_CHANGE_IGNORED, message, TOPIC)
     trouble = _Trouble()
@@ -108,7 +107,7 @@ def judge(wanted: Wanted, live: LoadBalancerRecord, observed: Observed) -> Notic
     if refused and not trouble:
         trouble.add(Reason.IP_IN_USE, f"{', '.join(missing)} refused by AWS when it was made ({refused})")
     if trouble:
-        return _warning(trouble)
+        return _warning(wish, trouble)
     message = (
         f"{', '.join(missing)} could be had now, but the load balancer keeps its addresses: they do not "
         f"change under its clients; {names.REPLACE_REMEDY}"
@@ -138,7 +137,7 @@ def _named_twice(wish: AddressWish, live: LoadBalancerRecord) -> _Trouble:
             continue
         named = [w for w in wish.elastic if w == zone.allocation_id or _canonical(w) in zone.ips]
         for other in named[1:]:
-            trouble.add(Reason.IP_UNSUPPORTED, f"{other} is named twice: it is {named[0]}")
+            trouble.add(Reason.IP_UNSUPPORTED, f"{other} is named twice: it is {named[0]}; name it once")
     return trouble
 
 
@@ -181,7 +180,10 @@ def _private(
     wishes: tuple[str, ...], wanted: Wanted, network: Network, trouble: _Trouble
 ) -> dict[str, SubnetMapping]:
     if wishes and not wanted.internal:
-        why = "private addresses are for an internal load balancer, and this one faces the internet"
+        why = (
+            "private addresses are for an internal load balancer, and this one faces the internet: make it "
+            "internal (lbprov.io/scheme), or take them out"
+        )
         trouble.add(Reason.IP_UNSUPPORTED, f"{', '.join(wishes)}: {why}")
         return {}
     found = _by_subnet(wishes, network, trouble)
@@ -196,7 +198,7 @@ def _ipv6(
     fixed: dict[str, SubnetMapping],
 ) -> dict[str, SubnetMapping]:
     if wishes and not wanted.dual_stack:
-        why = "the load balancer has no IPv6 addresses (ip-address-type: dualstack)"
+        why = "the load balancer has no IPv6 addresses: it takes aws-load-balancer-ip-address-type: dualstack"
         trouble.add(Reason.IP_UNSUPPORTED, f"{', '.join(wishes)}: {why}")
         return {}
     found = _by_subnet(wishes, network, trouble)
@@ -213,11 +215,14 @@ def _by_subnet(wishes: tuple[str, ...], network: Network, trouble: _Trouble) -> 
         if subnet is None:
             cidrs = [c for s in network.subnets for c in (s.ipv6_cidrs if ip.version == 6 else (s.cidr,))]
             where = ", ".join(cidrs) or "which have no IPv6"
-            trouble.add(Reason.IP_UNSUPPORTED, f"{ip} is in none of the load balancer's subnets ({where})")
+            trouble.add(
+                Reason.IP_UNSUPPORTED,
+                f"{ip} is in none of the load balancer's subnets ({where}): name an address of one of them",
+            )
         elif subnet.subnet_id in found:
             other = found[subnet.subnet_id][0]
             trouble.add(
-                Reason.IP_UNSUPPORTED, f"{ip} and {other} are both of {subnet.subnet_id}: one per subnet"
+                Reason.IP_UNSUPPORTED, f"{ip} and {other} are both of {subnet.subnet_id}: name one per subnet"
             )
         else:
             found[subnet.subnet_id] = (str(ip), subnet)
@@ -234,7 +239,10 @@ def _elastic(
 ) -> list[Address]:
     """The addresses that can be had."""
     if wishes and wanted.internal:
-        why = "Elastic IPs are for a load balancer that faces the internet, and this one is internal"
+        why = (
+            "Elastic IPs are for a load balancer that faces the internet, and this one is internal: make it "
+            "internet-facing (lbprov.io/scheme), or take them out"
+        )
         trouble.add(Reason.IP_UNSUPPORTED, f"{', '.join(wishes)}: {why}")
         return []
     usable: dict[str, Address] = {}
@@ -259,10 +267,11 @@ def _say_why(
             trouble.add(refusal.reason, refusal.message)
     elif wish.startswith(POOL):
         trouble.add(
-            Reason.IP_NOT_FOUND, f"{wish}: {len(free)} free Elastic IPs in {region} for {count} subnets"
+            Reason.IP_NOT_FOUND,
+            f"{wish}: {len(free)} free Elastic IPs in {region} for {count} subnets: allocate and tag more",
         )
     else:
-        trouble.add(Reason.IP_UNSUPPORTED, f"{wish} is named twice")
+        trouble.add(Reason.IP_UNSUPPORTED, f"{wish} is named twice: name it once")
 
 
 def _look_at(missing: tuple[str, ...], wanted: Wanted, observed: Observed, trouble: _Trouble) -> None:
@@ -282,18 +291,29 @@ def _assigned(zones: Iterable[str]) -> Notice:
     return Notice(Severity.NORMAL, Reason.IP_ASSIGNED, message, TOPIC)
 
 
-def _warning(trouble: _Trouble) -> Notice:
-    message = "; ".join(trouble.messages) + "; addresses of AWS's choice are used instead"
+def _warning(wish: AddressWish, trouble: _Trouble) -> Notice:
+    message = _fields(wish) + "; ".join(trouble.messages) + "; addresses of AWS's choice are used instead"
     return Notice(Severity.WARNING, trouble.reasons[0], message, TOPIC)
 
 
+def _fields(wish: AddressWish) -> str:
+    """The annotations that list them, before what is said of these."""
+    found = " and ".join(f"aws-load-balancer-{name}" for name in _names(wish))
+    return f"{found}: " if found else ""
+
+
 def _field(wish: AddressWish) -> str:
+    return peer_annotations.field(next(_names(wish)))
+
+
+def _names(wish: AddressWish) -> Iterator[str]:
+    by_tags = any(w.startswith(POOL) for w in wish.elastic)
     pairs = (
-        (wish.elastic, peer_annotations.EIP_ALLOCATIONS),
+        (wish.elastic, peer_annotations.EIP_TAGS if by_tags else peer_annotations.EIP_ALLOCATIONS),
         (wish.private, peer_annotations.PRIVATE_IPV4),
         (wish.ipv6, peer_annotations.IPV6),
     )
-    return peer_annotations.field(next(name for wishes, name in pairs if wishes))
+    return (name for wishes, name in pairs if wishes)
 
 
 def _canonical(wish: str) -> str:

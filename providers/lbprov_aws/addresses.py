@@ -97,7 +97,7 @@ def place(
                 field=FIELD,
                 reason=refusal.reason,
             ) from None
-        message = f"{refusal.message}; an address of AWS's choice is used instead"
+        message = f"{FIELD}: {refusal.message}; an address of AWS's choice is used instead"
         return Placement(everywhere, notice=Notice(Severity.WARNING, refusal.reason, message, TOPIC))
     notice = _assigned(desired.requested_ip, mapping.zone)
     return Placement((mapping,), () if desired.require_ip else everywhere, notice)
@@ -120,8 +120,8 @@ def judge(
         has = ", ".join(live.ips) or "addresses of AWS's choice"
         wish = f"{requested} is asked for now" if requested else f"{made_for} is not asked for any more"
         message = (
-            f"{wish}, but the load balancer keeps {has}: an address in use is not changed under its clients; "
-            f"{names.REPLACE_REMEDY}"
+            f"{FIELD}: {wish}, but the load balancer keeps {has}: an address in use is not changed under its "
+            f"clients; {names.REPLACE_REMEDY}"
         )
         return Notice(Severity.WARNING, Reason.IP_CHANGE_IGNORED, message, TOPIC)
     if not requested:
@@ -132,7 +132,7 @@ def judge(
             _subnet_with(ip, network)
             _check_not_refused(ip, live)
     except Unusable as refusal:
-        message = f"{refusal.message}; an address of AWS's choice is used instead"
+        message = f"{FIELD}: {refusal.message}; an address of AWS's choice is used instead"
         return Notice(Severity.WARNING, refusal.reason, message, TOPIC)
     message = (
         f"{requested} could be had now, but the load balancer keeps its addresses: they do not change under "
@@ -171,12 +171,13 @@ def _check(
     """The address, if it can be used at all. Raises `Unusable`."""
     ip = _parse(requested)
     if ip is None:
-        raise Unusable(Reason.IP_INVALID, f"{requested!r} is not an IP address")
+        raise Unusable(Reason.IP_INVALID, f"{requested!r} is not an IP address: write one as 203.0.113.10")
     if ip.version == 6:
         if not wanted.dual_stack:
             raise Unusable(
                 Reason.IP_UNSUPPORTED,
-                f"{ip} is an IPv6 address, and the load balancer has none (spec.ipFamilies: IPv4 and IPv6)",
+                f"{ip} is an IPv6 address, and the load balancer has none: ask for IPv4 and IPv6 "
+                "(spec.ipFamilies), or name an IPv4 address",
             )
         return ip
     if wanted.internal:
@@ -206,7 +207,10 @@ def check_found(ip: object, address: Address, region: str) -> None:
                 f"{ip} is in use in {region} by {address.holder}: free it, or name another Elastic IP",
             )
         case AddressUse.UNFIT:
-            raise Unusable(Reason.IP_UNSUPPORTED, f"{ip} cannot be used in {region}: {address.message}")
+            raise Unusable(
+                Reason.IP_UNSUPPORTED,
+                f"{ip} cannot be used in {region}: {address.message}; name one of the region itself",
+            )
         case AddressUse.UNKNOWN:
             raise Unusable(Reason.IP_LOOKUP_FAILED, f"{ip} could not be looked up: {address.message}")
 
@@ -214,7 +218,10 @@ def check_found(ip: object, address: Address, region: str) -> None:
 def _check_not_refused(ip: ipaddress.IPv4Address | ipaddress.IPv6Address, live: LoadBalancerRecord) -> None:
     """Who has an address of a subnet is not looked up: what AWS said at the making stands."""
     if dict(live.tags).get(names.REFUSED_IP):
-        raise Unusable(Reason.IP_IN_USE, f"{ip} was refused by AWS when the load balancer was made")
+        raise Unusable(
+            Reason.IP_IN_USE,
+            f"{ip} was refused by AWS when the load balancer was made: free it, or name another address",
+        )
 
 
 def _subnet_with(ip: ipaddress.IPv4Address | ipaddress.IPv6Address, network: Network) -> Subnet:

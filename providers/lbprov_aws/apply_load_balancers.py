@@ -98,8 +98,8 @@ def delete_load_balancer(hands: Hands, body: writes.DeleteLoadBalancer) -> None:
         if refusal.code != "OperationNotPermitted":
             raise
         raise ProviderError(
-            f"load balancer {balancer.name} is protected against deletion: turn its attribute "
-            "deletion_protection.enabled off, and it will be deleted",
+            f"load balancer {balancer.name} is protected against deletion: "
+            f"{names.PROTECTION_REMEDY.format(arn=balancer.arn)}, and it will be deleted",
             retryable=False,
             reason="DeletionProtected",
         ) from refusal

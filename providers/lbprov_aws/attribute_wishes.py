@@ -59,7 +59,7 @@ def of_groups(reader: Reader, ports: set[int]) -> tuple[dict[str, str], dict[int
 def of_listeners(reader: Reader) -> dict[tuple[str, int], dict[str, str]]:
     """By protocol and port, as the annotation names them."""
     found: dict[tuple[str, int], dict[str, str]] = {}
-    for text, name in reader.family(annotation.LISTENER_ATTRIBUTES).items():
+    for text, name in reader.family(f"{annotation.LISTENER_ATTRIBUTES}.").items():
         protocol, _, number = text.rpartition("-")
         if (port := number_of(number)) is None or protocol.upper() not in tuple(Protocol):
             reader.complain(name, f"{text} is no listener: PROTOCOL-PORT, such as TCP-80")

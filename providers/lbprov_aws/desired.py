@@ -84,6 +84,7 @@ class Wanted:
     notices: tuple[Notice, ...]
     generation: str = ""
     knows_scheme: bool = True
+    scheme_field: str = ""
     knows_sources: bool = True
 
     @property
@@ -143,6 +144,7 @@ def want(desired: LoadBalancer) -> Wanted:
         name=wishes.name,
         internal=wishes.internal,
         knows_scheme=wishes.knows_scheme,
+        scheme_field=wishes.scheme_field,
         dual_stack=dual_stack,
         subnets=wishes.subnets,
         addresses=wishes.addresses,
@@ -279,7 +281,10 @@ def _targets(targets: tuple[Target, ...]) -> tuple[frozenset[str], tuple[str, ..
     if not unusable:
         return frozenset(found), tuple(by_size), ()
     shown = ", ".join(sorted(unusable)[:5]) + (f" and {len(unusable) - 5} more" if len(unusable) > 5 else "")
-    message = f"no EC2 instance in spec.providerID (aws:///ZONE/i-…) of {shown}: these nodes get no traffic"
+    message = (
+        f"no EC2 instance in spec.providerID (aws:///ZONE/i-…) of {shown}: these nodes get no traffic until "
+    )
+    message += "they have one (kubelet --provider-id, or a cloud controller manager)"
     notice = Notice(Severity.WARNING, "NodesWithoutInstance", message, "Targets")
     return frozenset(found), tuple(by_size), (notice,)
 
@@ -298,7 +303,10 @@ def _families(
         return False, ()
     if all(port.protocol in (Protocol.TCP, Protocol.TLS) for port in ports):
         return True, ()
-    message = "IPv4 only: with UDP ports the load balancer has no IPv6 addresses"
+    message = (
+        "IPv4 only: with UDP ports the load balancer has no IPv6 addresses: put them into a Service of their "
+        "own, or ask for IPv4 alone (spec.ipFamilies, aws-load-balancer-ip-address-type)"
+    )
     return False, (Notice(Severity.WARNING, "IPv6NotServed", message, "IPFamilies"),)
 
 

@@ -56,6 +56,12 @@ REPLACE_REMEDY = (
     "and create it again"
 )
 """Where a load balancer is not as it is asked for, and AWS cannot change it."""
+PROTECTION_REMEDY = (
+    "turn its attribute deletion_protection.enabled off (by aws-load-balancer-attributes where the Service "
+    "asks for it, or by: aws elbv2 modify-load-balancer-attributes --attributes "
+    "Key=deletion_protection.enabled,Value=false --load-balancer-arn {arn})"
+)
+"""Of a load balancer that AWS does not delete."""
 EXTRA = "lbprov/extra-tags"
 """Which further tags we put there (see `extra_mark`), so that they can be taken back."""
 

@@ -72,7 +72,10 @@ class Networks:
             if isinstance(network, Network) and (wishes or not complaints):
                 return network
             if wishes:
-                raise UserError(str(network), field=peer_annotations.field(peer_annotations.SUBNETS))
+                raise UserError(
+                    f"{network}: name one subnet of each zone, of one VPC, by id or tag Name",
+                    field=peer_annotations.field(peer_annotations.SUBNETS),
+                )
             raise ProviderError(f"--provider-option subnet-ids: {'; '.join(complaints)}", retryable=False)
         vpc_id = self._find_vpc(wanted.targets)
         found = self._remembered((vpc_id,), self._look_up_vpc)

@@ -32,7 +32,7 @@ ACCESS_LOG_ENABLED = "access-log-enabled"
 ACCESS_LOG_BUCKET = "access-log-s3-bucket-name"
 ACCESS_LOG_PREFIX = "access-log-s3-bucket-prefix"
 GROUP_ATTRIBUTES = "target-group-attributes"
-LISTENER_ATTRIBUTES = "listener-attributes."
+LISTENER_ATTRIBUTES = "listener-attributes"
 PROXY_PROTOCOL = "proxy-protocol"
 PROXY_PROTOCOL_PORTS = "proxy-protocol-per-target-group"
 NODE_LABELS = "target-node-labels"
@@ -251,7 +251,7 @@ TABLE = (
         "`false` has no effect.",
     ),
     _yes(
-        LISTENER_ATTRIBUTES,
+        f"{LISTENER_ATTRIBUTES}.",
         "`….PROTOCOL-PORT` (`….TCP-80`): `key=value`, attributes of that listener, of TCP and TCP_UDP. "
         "Followed later too; one that is not listed any more goes back to AWS's default. While any is asked "
         "for, it is at its default on the Service's other listeners.",

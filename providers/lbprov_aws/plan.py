@@ -249,18 +249,24 @@ def _ip_address_type(wanted: Wanted, live: LoadBalancerRecord) -> Step:
 
 def _subnets_notice(observed: Observed) -> tuple[Notice, ...]:
     if observed.no_network:
-        message = f"{observed.no_network}; the load balancer stays where it is"
+        message = f"{observed.no_network}; until then the load balancer stays where it is"
         return (Notice(Severity.WARNING, "SubnetsNotUsed", message, "UnusedSubnets"),)
     if not observed.subnet_complaints:
         return ()
-    message = "; ".join(observed.subnet_complaints) + "; the others are used"
+    message = (
+        f"aws-load-balancer-subnets: {'; '.join(observed.subnet_complaints)}; the others are used: name one "
+        "subnet of each zone, by id or tag Name"
+    )
     return (Notice(Severity.WARNING, "SubnetsNotUsed", message, "UnusedSubnets"),)
 
 
 def _families_notice(wanted: Wanted, dual_stack: bool) -> Notice | None:
     if dual_stack or not wanted.dual_stack:
         return None
-    message = "IPv4 only: IPv6 addresses need subnets that all have an IPv6 range"
+    message = (
+        "IPv4 only: IPv6 addresses need an IPv6 range in every subnet of the load balancer: add them, or ask "
+        "for IPv4 alone (spec.ipFamilies, aws-load-balancer-ip-address-type)"
+    )
     return Notice(Severity.WARNING, "IPv6NotServed", message, "IPFamilies")
 
 

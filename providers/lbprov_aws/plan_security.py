@@ -49,7 +49,8 @@ def refuse_missing(wanted: Wanted, observed: Observed) -> None:
     missing = [name for name in wanted.access.groups if name not in dict(observed.groups)]
     if missing:
         raise UserError(
-            f"there is no security group {', '.join(missing)} in the VPC",
+            f"there is no security group {', '.join(missing)} in the VPC: name them by id or tag Name; until "
+            "then nothing is made",
             field=peer_annotations.field(peer_annotations.SECURITY_GROUPS),
         )
     if not wanted.knows_sources and not wanted.rules:
@@ -87,8 +88,12 @@ def missing_notices(wanted: Wanted, observed: Observed) -> tuple[Notice, ...]:
     missing = [n for n in (*wanted.access.groups, *wanted.access.extra_groups) if n not in found]
     if not missing:
         return ()
+    named_by = {peer_annotations.SECURITY_GROUPS: wanted.access.groups}
+    named_by[peer_annotations.EXTRA_SECURITY_GROUPS] = wanted.access.extra_groups
+    fields = [f"aws-load-balancer-{name}" for name, ids in named_by.items() if set(ids) & set(missing)]
     message = (
-        f"there is no security group {', '.join(missing)} in the load balancer's VPC: it is not attached"
+        f"{' and '.join(fields)}: there is no security group {', '.join(missing)} in the load balancer's "
+        "VPC, so that it is not attached; name groups by id or tag Name"
     )
     return (Notice(Severity.WARNING, "SecurityGroupNotFound", message, "SecurityGroups"),)
 

@@ -257,8 +257,8 @@ def _obstacle(desired: LoadBalancer, observed: Observed, cast: Cast) -> Notice |
     if serving.arn in observed.protected:
         return _blocked(
             cast,
-            f"{serving.name} is protected against deletion: turn its attribute deletion_protection.enabled "
-            "off, and it will be replaced",
+            f"{serving.name} is protected against deletion: "
+            f"{names.PROTECTION_REMEDY.format(arn=serving.arn)}, and it will be replaced",
         )
     held = succession.held_addresses(desired, want(desired), serving)
     if held and desired.replace is not Replace.OUTAGE:
@@ -298,8 +298,8 @@ def _draining(observed: Observed, cast: Cast, retired: LoadBalancerRecord) -> li
 
 def _protected_leftover(retired: LoadBalancerRecord) -> Notice:
     message = (
-        f"{retired.name} was replaced and is protected against deletion: turn its attribute "
-        "deletion_protection.enabled off, and it will be deleted"
+        f"{retired.name} was replaced and is protected against deletion: "
+        f"{names.PROTECTION_REMEDY.format(arn=retired.arn)}, and it will be deleted"
     )
     return Notice(Severity.WARNING, "ReplacementBlocked", message, TOPIC)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from lbprov.api import Action, Change, Notice, Owner, Severity, Step
 from lbprov_aws import names, plan_attributes, writes
 from lbprov_aws.desired import Port, Wanted
+from lbprov_aws.rejected import REJECTED_S
 from lbprov_aws.resources import Observed, TargetGroupRecord, as_tags
 from lbprov_aws.room import target_key
 
@@ -186,5 +187,9 @@ def _rejected(wanted: Wanted, observed: Observed) -> tuple[Notice, ...]:
     rejected = sorted(wanted.targets & observed.rejected)
     if not rejected:
         return ()
-    message = f"AWS refuses these instances as targets (gone, stopped or of another VPC): {_listed(rejected)}"
+    message = (
+        f"AWS refuses these instances as targets (gone, stopped or of another VPC): {_listed(rejected)}: "
+        "take their Nodes away, or put spec.providerID right; they are tried again in "
+        f"{REJECTED_S / 60:.0f} minutes"
+    )
     return (Notice(Severity.WARNING, "TargetsRejected", message, "RejectedTargets"),)

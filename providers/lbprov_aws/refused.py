@@ -111,11 +111,24 @@ def _keys_of(body: object) -> Iterator[str]:
 def notices(wanted: Wanted, refused: tuple[tuple[str, str], ...]) -> tuple[Notice, ...]:
     """What is to be said of refusals that still matter."""
     current = set(_keys(wanted)) if refused else set()
-    said = [f"{key}: {message}" for key, message in refused if key in current]
+    said = [f"{_shown(key)}: {message}" for key, message in refused if key in current]
     if not said:
         return ()
     message = "; ".join(said) + f"; it is tried again in {REFUSED_S / 60:.0f} minutes, or when it is changed"
     return (Notice(Severity.WARNING, "AnnotationRefused", message, "Refused"),)
+
+
+def _shown(key: str) -> str:
+    """As people know it: by the annotation that asks for it."""
+    ref, _, value = key.partition(" ")
+    kind, _, rest = ref.partition(":")
+    if kind == "lb":
+        return f"aws-load-balancer-attributes: {value}"
+    if kind == "tg":
+        return f"aws-load-balancer-target-group-attributes: {value} (nodePort {rest.partition('-')[0]})"
+    if "=" in value:
+        return f"aws-load-balancer-listener-attributes: {value} (port {rest})"
+    return f"aws-load-balancer-ssl-cert: {value} (port {rest})"
 
 
 def _keys(wanted: Wanted) -> Iterator[str]:

@@ -13,12 +13,14 @@ from lbprov_aws import names
 from lbprov_aws.desired import Wanted
 from lbprov_aws.resources import LoadBalancerRecord
 
+_NAME, _SUBNETS = "aws-load-balancer-name", "aws-load-balancer-subnets"
+
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """One thing that is not as it is asked for. `notice`: how that is told."""
+    """One thing that is not as it is asked for. `field`: where; `notice`: how that is told."""
 
-    what: str
+    field: str
     is_: str
     asked: str
     notice: Notice
@@ -39,8 +41,13 @@ def _scheme(wanted: Wanted, live: LoadBalancerRecord) -> Settled | None:
     if wanted.internal == live.internal or not wanted.knows_scheme:
         return None
     is_, asked = ("internal", "internet-facing") if live.internal else ("internet-facing", "internal")
-    message = f"the load balancer stays {is_}: AWS cannot make it {asked}; {names.REPLACE_REMEDY}"
-    return Settled("scheme", is_, asked, _warning("SchemeChangeIgnored", message, "Scheme"))
+    field = wanted.scheme_field or "scheme"
+    default = "" if wanted.scheme_field else " (no annotation says one)"
+    message = (
+        f"{field}: {asked} is asked for{default}, but the load balancer stays {is_}: AWS cannot change it; "
+        f"{names.REPLACE_REMEDY}; to keep it as it is, set lbprov.io/scheme: {is_}"
+    )
+    return Settled(field, is_, asked, _warning("SchemeChangeIgnored", message, "Scheme"))
 
 
 def _name(wanted: Wanted, live: LoadBalancerRecord) -> Settled | None:
@@ -48,8 +55,11 @@ def _name(wanted: Wanted, live: LoadBalancerRecord) -> Settled | None:
     asked = wanted.name
     if not asked or live.name == names.with_generation(asked, names.generation_of(live.tags)):
         return None
-    message = f"the load balancer stays {live.name}: AWS cannot rename it to {asked}; {names.REPLACE_REMEDY}"
-    return Settled("name", live.name, asked, _warning("NameChangeIgnored", message, "Name"))
+    message = (
+        f"{_NAME}: the load balancer stays {live.name}: AWS cannot rename it to {asked}; "
+        f"{names.REPLACE_REMEDY}"
+    )
+    return Settled(_NAME, live.name, asked, _warning("NameChangeIgnored", message, "Name"))
 
 
 def _subnet_set(wanted: Wanted, live: LoadBalancerRecord) -> Settled | None:
@@ -59,10 +69,11 @@ def _subnet_set(wanted: Wanted, live: LoadBalancerRecord) -> Settled | None:
         return None
     is_ = ", ".join(sorted(there))
     message = (
-        f"the load balancer stays in {is_}: its subnets are chosen when it is made; {names.REPLACE_REMEDY}"
+        f"{_SUBNETS}: the load balancer stays in {is_}: its subnets are chosen when it is made; "
+        f"{names.REPLACE_REMEDY}"
     )
     return Settled(
-        "subnets", is_, ", ".join(wanted.subnets), _warning("SubnetsChangeIgnored", message, "Subnets")
+        _SUBNETS, is_, ", ".join(wanted.subnets), _warning("SubnetsChangeIgnored", message, "Subnets")
     )
 
 

@@ -86,7 +86,7 @@ def stand_in(desired: LoadBalancer, wanted: Wanted, cast_: Cast) -> LoadBalancer
 
 def misfits(desired: LoadBalancer, wanted: Wanted, live: LoadBalancerRecord) -> tuple[Misfit, ...]:
     """Whether an address that is asked for can be had is another question."""
-    found = [Misfit(x.what, x.is_, x.asked) for x in settled.differences(wanted, live)]
+    found = [Misfit(x.field, x.is_, x.asked) for x in settled.differences(wanted, live)]
     if wanted.addresses:
         missing = address_lists.unsatisfied(wanted.addresses, live)
         if missing:

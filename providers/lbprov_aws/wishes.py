@@ -87,14 +87,15 @@ class AddressWish:
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """`knows_scheme` False: `internal` is a guess. `subnets`: ids or values of the tag Name. `dual_stack`
-    None: by the Service's families. `extra_tags`: for every resource of the Service. `group_attributes`: of
-    all target groups; `port_attributes` of one port's; `listener_attributes` of one protocol's and port's
-    listener. `complaints`: what could not be read or is not
-    supported."""
+    """`knows_scheme` False: `internal` is a guess. `scheme_field`: which annotation says it; empty: none.
+    `subnets`: ids or values of the tag Name. `dual_stack` None: by the Service's families. `extra_tags`: for
+    every resource of the Service. `group_attributes`: of all target groups; `port_attributes` of one port's;
+    `listener_attributes` of one protocol's and port's listener. `complaints`: what could not be read or is
+    not supported."""
 
     internal: bool
     knows_scheme: bool = True
+    scheme_field: str = ""
     name: str = ""
     subnets: tuple[str, ...] = ()
     dual_stack: bool | None = None
@@ -118,6 +119,7 @@ def read_wishes(desired: LoadBalancer) -> Wishes:
     wishes = Wishes(
         internal=_internal(desired, reader),
         knows_scheme=not has_unknown_scheme(desired),
+        scheme_field=_scheme_field(desired, reader),
         name=reader.valid(
             annotation.NAME,
             _NAME.fullmatch,
@@ -160,7 +162,8 @@ def refuse_unread_wishes(desired: LoadBalancer) -> None:
     refuse_unread(desired)
     if has_unknown_scheme(desired):
         scheme = Reader(desired.annotations).text(annotation.SCHEME)
-        raise UserError(f"{scheme!r} {_NO_SCHEME}", field=annotation.field(annotation.SCHEME))
+        why = f"{scheme!r} {_NO_SCHEME}; until then nothing is made"
+        raise UserError(why, field=annotation.field(annotation.SCHEME))
 
 
 def has_unknown_scheme(desired: LoadBalancer) -> bool:
@@ -187,6 +190,13 @@ def _internal(desired: LoadBalancer, reader: Reader) -> bool:
         return internal.lower() != "false"
     of_controller = reader.text(annotation.TYPE).lower() in ("external", "nlb-ip")
     return desired.internal or of_controller or desired.load_balancer_class == annotation.CONTROLLER_CLASS
+
+
+def _scheme_field(desired: LoadBalancer, reader: Reader) -> str:
+    if _OWN_SCHEME in desired.annotations:
+        return _OWN_SCHEME
+    asking = (name for name in (annotation.SCHEME, annotation.INTERNAL) if reader.text(name))
+    return next((f"aws-load-balancer-{name}" for name in asking), "")
 
 
 def _extra_tags(reader: Reader) -> tuple[tuple[str, str], ...]:

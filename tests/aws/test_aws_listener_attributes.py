@@ -231,7 +231,7 @@ def test_what_aws_refuses_costs_the_attribute_alone(lab: Lab) -> None:
     assert result.writes[WRITE] == 1
     again = lab.reconcile(asked)
     assert again.calls == {}
-    assert f"listener:80 {KEY}=600" in again.notices["AnnotationRefused"]
+    assert f"aws-load-balancer-listener-attributes: {KEY}=600 (port 80)" in again.notices["AnnotationRefused"]
     lab.clock.now += REFUSED_S + 1
     assert lab.reconcile(asked).writes == {WRITE: 1}
     assert idle_s(lab) == {80: "600"}

@@ -251,7 +251,7 @@ def test_subnets_that_do_not_exist_hold_nothing_up(desk: Desk, replace: str) -> 
     assert [x.port for x in served_by(desk).listeners] == [81]
     reason, message = desk.condition("Replacement")
     assert reason == "ReplacementBlocked"
-    assert message.endswith(f"annotations[{PREFIX}subnets]: there is no subnet 'nope'")
+    assert f"annotations[{PREFIX}subnets]: there is no subnet 'nope': name one subnet of each zone" in message
     assert desk.reconcile().events == ()
     assert len(lab.world.load_balancers()) == 1
 

@@ -161,7 +161,7 @@ def test_bucket_that_aws_refuses_costs_the_logs_alone(lab: Lab) -> None:
     assert result.status is not None
     again = lab.reconcile(asked)
     assert again.calls == {}
-    assert "lb access_logs.s3.enabled=true" in again.notices["AnnotationRefused"]
+    assert "aws-load-balancer-attributes: access_logs.s3.enabled=true" in again.notices["AnnotationRefused"]
     assert "Access Denied for bucket: logs" in again.notices["AnnotationRefused"]
 
     client(lab.server, "s3").create_bucket(
@@ -268,7 +268,7 @@ def test_certificate_that_does_not_exist_costs_its_port_alone(
     assert list(listeners(lab)) == [80]
     again = lab.reconcile(asked)
     assert again.calls == {}
-    assert f"listener:443 {UNKNOWN}" in again.notices["AnnotationRefused"]
+    assert f"aws-load-balancer-ssl-cert: {UNKNOWN}" in again.notices["AnnotationRefused"]
     assert "CertificateNotFound" in again.notices["AnnotationRefused"]
     lab.clock.now += REFUSED_S
     retried = lab.reconcile(asked)
@@ -362,7 +362,7 @@ def test_certificate_for_sni_that_does_not_exist(lab: Lab, certificates: tuple[s
     assert listeners(lab)[80]["SNI"] == {two}
     again = lab.reconcile(asked)
     assert again.calls == {}
-    assert f"listener:80 SNI {UNKNOWN}" in again.notices["AnnotationRefused"]
+    assert f"aws-load-balancer-ssl-cert: SNI {UNKNOWN} (port 80)" in again.notices["AnnotationRefused"]
 
 
 # Health checks and targets
