@@ -152,7 +152,7 @@ def _follow_until_signal(cluster: _Cluster, **settings: Any) -> None:
     "--min-sync-period",
     type=click.FloatRange(0),
     metavar="SECONDS",
-    default=0.05,
+    default=0.01,
     show_default=True,
     help="Two writes begin at least so far apart: what changes meanwhile is gathered. The first change after "
     "a quiet time is written at once.",
