@@ -1,8 +1,9 @@
 """Who has the addresses that Services ask for. The IO half of `addresses`.
 
-Elastic IPs are looked up one by one when a load balancer is about to be made, and from then on only as often
-as the rest of the world is looked at. Two Services that want one address before either has it are settled
-here: the older one gets it, whichever of them is looked at first (see `rivals`).
+Elastic IPs are looked up when a load balancer is about to be made, those that other Services wait for in the
+same call, and from then on only as often as the rest of the world is looked at. Two Services that want one
+address before either has it are settled here: the older one gets it, whichever of them is looked at first
+(see `rivals`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ LINGER_S = 300.0
 """So long we wait for an address that a deleted load balancer of ours still holds (it takes AWS minutes)."""
 RETRY_S = 15.0
 _CLAIM_S = 600.0
+SHARED_S = 5.0
+"""So long an address counts as free that was found to be so on behalf of another Service."""
+PER_CALL = 200
+"""As many values a filter may have (EC2 API reference, "Filter")."""
 
 _ELB_INTERFACE = re.compile(r"ELB net/(?P<name>[^/]+)/")
 """How ELB describes the interfaces of a Network Load Balancer."""
@@ -47,8 +52,11 @@ class _Claim:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
+    """`for_others`: it was free, and nobody has asked for it yet."""
+
     found: ElasticIp | Denied | None
     at_s: float
+    for_others: bool = False
 
 
 Found = tuple[ElasticIp, ...] | Denied
@@ -85,6 +93,11 @@ class AddressBook:
         """For a load balancer about to be made. Raises `RetryLater` while the address is being released by
         a load balancer of ours that is gone, for at most `LINGER_S`."""
         self._claim(desired, ip)
+        with self._lock:
+            seen = self._seen.get(ip)
+        if seen is not None and seen.for_others and self._now_s() - seen.at_s < SHARED_S:
+            # Should it be taken meanwhile, AWS refuses it, and it is looked at again.
+            return self._judge(desired.owner, ip, seen.found)
         return self.look_again(desired.owner, ip)
 
     def for_live(self, desired: LoadBalancer, ip: str) -> Address:
@@ -99,7 +112,7 @@ class AddressBook:
 
     def look_again(self, owner: Owner, ip: str) -> Address:
         """After AWS refused it. Raises `RetryLater` as `for_new`."""
-        found = self._look(ip)
+        found = self._look(ip, beside=self._rivals.addresses(owner))
         address = self._judge(owner, ip, found)
         if address.use is AddressUse.IN_USE and isinstance(found, ElasticIp) and self._is_lingering(found):
             self._wait(owner, ip)
@@ -244,16 +257,23 @@ class AddressBook:
         with self._lock:
             self._claims.setdefault(ip, {})[desired.owner] = claim
 
-    def _look(self, ip: str) -> ElasticIp | Denied | None:
-        """Throttling and outages are raised: they must not decide an address."""
+    def _look(self, ip: str, *, beside: frozenset[str] = frozenset()) -> ElasticIp | Denied | None:
+        """Throttling and outages are raised: they must not decide an address. What is found `beside` it is
+        remembered if it is free: whether it is anything else is asked when its own turn comes."""
         found: ElasticIp | Denied | None
+        others: list[ElasticIp] = []
         try:
-            found = ec2.elastic_ip(self._cloud, ip)
+            wanted = (ip, *sorted(beside - {ip}))[:PER_CALL]
+            answers = {a.ip: a for a in ec2.elastic_ips(self._cloud, "public-ip", wanted)}
+            found = answers.pop(ip, None)
             found = found and self._with_purpose(found)
+            others = [a for a in answers.values() if not a.associated]
         except Denied as denied:
             found = denied
+        now_s = self._now_s()
         with self._lock:
-            self._seen[ip] = _Seen(found, self._now_s())
+            self._seen[ip] = _Seen(found, now_s)
+            self._seen |= {other.ip: _Seen(other, now_s, for_others=True) for other in others}
         return found
 
     def _judge(self, owner: Owner, ip: str, found: ElasticIp | Denied | None) -> Address:

@@ -120,10 +120,6 @@ def remove_tags(cloud: Cloud, group_id: str, keys: Iterable[str]) -> None:
     cloud.call(EC2, "DeleteTags", Resources=[group_id], Tags=[{"Key": key} for key in keys])
 
 
-def elastic_ip(cloud: Cloud, ip: str) -> ElasticIp | None:
-    return next(iter(elastic_ips(cloud, "public-ip", [ip])), None)
-
-
 def elastic_ips(cloud: Cloud, filter_: str, values: Sequence[str]) -> tuple[ElasticIp, ...]:
     """Asked for by a filter ("public-ip", "allocation-id", "tag:KEY"): by parameters of their own, one
     unknown address would be an error. Sorted by allocation id."""

@@ -48,6 +48,11 @@ class Rivals:
         names = frozenset(names)
         return [r for r in self._others(owner) if not r.named.isdisjoint(names) and self._waits(r)]
 
+    def addresses(self, owner: Owner) -> frozenset[str]:
+        """What they ask for by address."""
+        named = (name for r in self._others(owner) if r.named and self._waits(r) for name in r.named)
+        return frozenset(name for name in named if not name.startswith("eipalloc-"))
+
     def tagging(self, owner: Owner, wish: str) -> list[tuple[Rival, str]]:
         """Others' wishes for addresses with just these tags, a pair for each."""
         pairs = tag_pairs(wish)

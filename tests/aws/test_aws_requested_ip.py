@@ -271,7 +271,7 @@ def test_required_address_that_is_unusable_makes_nothing(
 def test_address_of_another_kind(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, found: ElasticIp, said: str
 ) -> None:
-    monkeypatch.setattr(ec2, "elastic_ip", lambda cloud, ip: found)
+    monkeypatch.setattr(ec2, "elastic_ips", lambda cloud, filter_, values: (found,))
     result = lab.reconcile(lab.desired(requested_ip=IP))
     assert_fallback(lab, result, "LoadBalancerIPUnsupported", IP, said)
 

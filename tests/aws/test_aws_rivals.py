@@ -23,6 +23,7 @@ from lbprov.logic.selection import Claimant
 from lbprov.model import Node, Service, ServicePort, ServiceType
 from lbprov.observe.metrics import Metrics
 from lbprov.testing.live import LiveMemoryCluster
+from lbprov_aws.address_book import SHARED_S
 from lbprov_aws.peer_annotations import PREFIX
 from lbprov_aws.resources import Observed
 
@@ -162,6 +163,69 @@ def test_requires_it_and_is_younger(lab: Lab) -> None:
     wanted = two(lab, by_ip(), {**by_ip(), "require_ip": True})
     with pytest.raises(UserError, match="Service default/z-older, which is older"):
         lab.reconcile(wanted["a-younger"])
+
+
+# Many Services, each with an address of its own
+
+
+def crowd(lab: Lab, count: int) -> list[LoadBalancer]:
+    ips = [f"203.0.113.{n}" for n in range(20, 20 + count)]
+    found: list[LoadBalancer] = [lab.desired(f"web-{n}", requested_ip=ip) for n, ip in enumerate(ips)]
+    lab.asked = tuple(replace(desired, targets=()) for desired in found)
+    return found
+
+
+def looks(lab: Lab) -> int:
+    return lab.provider.calls().by_operation.get("DescribeAddresses", 0)
+
+
+def test_one_look_for_all_that_wait(lab: Lab) -> None:
+    wanted = crowd(lab, 12)
+    for desired in wanted:
+        lab.world.allocate_address(desired.requested_ip)
+    for desired in wanted:
+        assert told(lab.reconcile(desired)).startswith("LoadBalancerIPAssigned: ")
+    assert looks(lab) == 1
+    assert holders(lab.world) == {d.owner.service.name: (d.requested_ip,) for d in wanted}
+
+
+def test_what_was_found_for_others_is_soon_looked_at_again(lab: Lab) -> None:
+    first, second, third = crowd(lab, 3)
+    for desired in (first, second, third):
+        lab.world.allocate_address(desired.requested_ip)
+    lab.reconcile(first)
+    lab.clock.now += SHARED_S + 1
+    lab.reconcile(second)
+    assert looks(lab) == 2
+    lab.reconcile(third)
+    assert looks(lab) == 2
+
+
+def test_only_what_is_free_is_taken_from_another_ones_look(lab: Lab) -> None:
+    """Not there yet when the first one looked, and there at its own turn."""
+    first, second = crowd(lab, 2)
+    lab.world.allocate_address(first.requested_ip)
+    lab.reconcile(first)
+    lab.world.allocate_address(second.requested_ip)
+    assert told(lab.reconcile(second)).startswith("LoadBalancerIPAssigned: ")
+
+
+def test_taken_after_another_ones_look(lab: Lab) -> None:
+    first, second = crowd(lab, 2)
+    for desired in (first, second):
+        lab.world.allocate_address(desired.requested_ip)
+    lab.reconcile(first)
+    subnet = next(iter(lab.world.subnet_ids.values()))
+    interface = lab.world.ec2.create_network_interface(SubnetId=subnet)["NetworkInterface"]
+    (address,) = lab.world.ec2.describe_addresses(PublicIps=[second.requested_ip])["Addresses"]
+    lab.world.ec2.associate_address(
+        AllocationId=address["AllocationId"], NetworkInterfaceId=interface["NetworkInterfaceId"]
+    )
+    lab.reconcile(second)
+    again = told(lab.reconcile(second))
+    assert again.startswith("LoadBalancerIPInUse: ")
+    assert interface["NetworkInterfaceId"] in again
+    assert holders(lab.world)["web-1"] == ()
 
 
 # The whole controller, and one pass
