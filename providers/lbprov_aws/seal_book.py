@@ -10,13 +10,13 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 
-from lbprov.api import LbprovError, LoadBalancer, Memo, Owner, Target
+from lbprov.api import LbprovError, LoadBalancer, Memo, Owner, RetryLater, Target
 from lbprov_aws import elbv2, names, seals, writes
 from lbprov_aws.cloud import Cloud
 from lbprov_aws.doubts import Doubts
 from lbprov_aws.inventory import Inventory
 from lbprov_aws.observe import Observer
-from lbprov_aws.refusals import Denied
+from lbprov_aws.refusals import GONE, Denied, Refused
 from lbprov_aws.resources import LoadBalancerRecord, Observed, owner_of, replace_tags
 
 _log = logging.getLogger(__name__)
@@ -176,6 +176,12 @@ class SealBook:
             # Nobody is held up by a note that must stay: should it become true again, a re-check will tell.
             _log.debug("the seal stays", extra={"service": str(owner.service), "why": str(error)})
             return
+        except Refused as refusal:
+            if refusal.code not in GONE:
+                raise
+            # Deleted by somebody, as it will show: then it is made anew.
+            self._inventory.doubt()
+            raise RetryLater(f"{refusal}: looking again", 2) from refusal
         self._inventory.put(replace_tags(record, {}, (names.SEAL,)))
         with self._lock:
             self._unsure.discard(owner)
