@@ -64,6 +64,7 @@ class Figures:
     start_cpu_s: float = 0.0
     change_s: list[float] = field(default_factory=list)
     applied_s: list[float] = field(default_factory=list)
+    churn_applied_s: list[float] = field(default_factory=list)
     add_s: list[float] = field(default_factory=list)
     churn_cpu_s: float = 0.0
     rss_bytes: int = 0
@@ -76,7 +77,8 @@ class Figures:
         }
         return (
             f"start {self.start_s:.2f} s, {self.start_cpu_s:.2f} s of CPU; change {_ms(self.change_s)}; "
-            f"applied {_ms(self.applied_s)}; add {_ms(self.add_s)}; churn {self.churn_cpu_s:.2f} s/min; "
+            f"applied {_ms(self.applied_s)}; add {_ms(self.add_s)}; churn {self.churn_cpu_s:.2f} s/min, "
+            f"applied {_ms(self.churn_applied_s)}; "
             f"RSS {self.rss_bytes / 1e6:.0f} MB; connect, us {p50_ms}; load before {self.load:.1f}"
         )
 
@@ -137,7 +139,9 @@ class Bench:
                 self._changes(asker, proxy, figures)
                 figures.applied_s = log.applied_s()
                 self._additions(asker, proxy, figures)
+                log_of_churn = _Log(name, self.site)
                 self._churn(proxy, figures)
+                figures.churn_applied_s = log_of_churn.applied_s()
                 figures.rss_bytes = sum(map(_rss_bytes, _family(proxy.process.program_pid())))
                 proxy.end()
         return figures
