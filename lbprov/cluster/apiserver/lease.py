@@ -103,7 +103,7 @@ class LeaderElector:
         self._failing = False
         self._stopping = False
         self._wake = threading.Event()
-        self._memo = MemoKeeper(self._wake.set)
+        self._memo = MemoKeeper(self._renew_soon)
         self._ended = threading.Event()
         self._ended.set()
 
@@ -148,6 +148,11 @@ class LeaderElector:
     def wake(self) -> None:
         """Try now: the API server is back."""
         self._wake.set()
+
+    def _renew_soon(self) -> None:
+        """An API server that does not answer is not asked more often for it."""
+        if not self._failing:
+            self._wake.set()
 
     def release(self, wait_s: float = 10.0) -> None:
         """End `run`, and give the lease up (after `on_stopped`) so that another takes over at once. Drain
