@@ -403,7 +403,7 @@ def walk(lab: Lab, rng: random.Random, monkeypatch: pytest.MonkeyPatch, steps: i
     check()
 
 
-@pytest.mark.parametrize("seed", [1, 2, *(pytest.param(n, marks=pytest.mark.soak) for n in range(3, 60))])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(n, marks=pytest.mark.soak) for n in range(2, 20))])
 def test_whatever_happens(lab: Lab, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     their_groups(lab)
     walk(lab, random.Random(seed), monkeypatch, steps=30)

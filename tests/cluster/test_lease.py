@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from lbprov.cluster.apiserver import ApiCluster, LeaderElector
+from lbprov.cluster.apiserver.memo import LeaseMemo
 from lbprov.lab.controlplane import Api, ControlPlane, Fault, Relay, eventually
 
 NAME, NAMESPACE = "lbprov-controller", "lbprov-system"
@@ -88,6 +89,36 @@ def test_what_others_put_on_the_lease_stays(
     kept = control_plane.admin.get("Lease.coordination.k8s.io", NAME, NAMESPACE)["metadata"]["labels"]
     assert kept == {"team": "net"}
     assert replicas[0].said == ["started"]
+
+
+def test_a_memo_goes_from_leader_to_leader(
+    control_plane: ControlPlane, kubeconfig: Path, replicas: list[_Replica]
+) -> None:
+    """Beside what others have put there."""
+
+    def leads_and_says(identity: str, word: str) -> tuple[str, LeaseMemo]:
+        replica = _Replica(kubeconfig, identity, LONG)
+        replicas.append(replica)
+        eventually(replica.elector.is_leader)
+        memo = replica.elector.memo()
+        found = memo.begin(lambda: word)
+        memo.flush()
+        return found, memo
+
+    def annotations() -> dict[str, str]:
+        found: dict[str, str] = control_plane.admin.get("Lease.coordination.k8s.io", NAME, NAMESPACE)[
+            "metadata"
+        ].get("annotations", {})
+        return found
+
+    found, memo = leads_and_says("one", "first")
+    assert (found, annotations()) == ("", {"lbprov.io/memo": "0:first"})
+    note = {"metadata": {"annotations": {"team": "net"}}}
+    control_plane.admin.patch("Lease.coordination.k8s.io", NAME, note, NAMESPACE)
+    memo.flush()
+    replicas[0].elector.release()
+    found, _ = leads_and_says("two", "second")
+    assert (found, annotations()) == ("first", {"lbprov.io/memo": "1:second", "team": "net"})
 
 
 def test_an_outage_costs_leadership_once_and_gives_it_back(

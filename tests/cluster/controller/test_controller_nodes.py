@@ -200,3 +200,35 @@ def test_on_aws_a_node_costs_register_calls_alone(
         "DescribeTargetGroups",
         "DescribeSecurityGroups",
     }
+
+
+def test_on_aws_a_node_that_left_while_nobody_looked_is_nowhere(api: Api, aws: AwsWorld, run: Any) -> None:
+    """It joined, the leader was killed before it had said that all was done, and it is gone when the next one
+    comes: the nodes are those again that all load balancers were known to serve."""
+    lease = ("Lease.coordination.k8s.io", "lbprov-controller", "lbprov-system")
+    api.delete(*lease)
+    for name in aws.provider_ids:
+        add_node(api, name, provider_id=aws.provider_ids[name], zone=aws.node_zones[name])
+    controller = run("--node-window", "0.2", "--leader-elect", provider="aws").wait_ready()
+    for name in ("web", "api"):
+        api.create(service(name, loadBalancerClass="lbprov.io/aws"))
+    eventually(lambda: controller.metric("lbprov_load_balancers", state="ready") == 2)
+    controller.settle()
+    before = tuple(sorted(aws.instance_id(name) for name in aws.provider_ids))
+
+    def memo() -> str:
+        found: str = api.get(*lease)["metadata"].get("annotations", {}).get("lbprov.io/memo", "")
+        return found
+
+    eventually(lambda: len(memo().split()) == 3)  # of all nodes, and without a doubt
+    new = aws.add_node("node-4")
+    add_node(api, "node-4", provider_id=new, zone=aws.node_zones["node-4"])
+    eventually(lambda: aws.server.calls().get("RegisterTargets", 0) >= 2 + 1)
+    controller.kill()
+    kind, name, namespace = lease
+    api.patch(kind, name, {"spec": {"holderIdentity": ""}}, namespace)  # so that it is not waited out
+    api.delete("Node", "node-4")
+    assert any(new.endswith(i) for b in aws.load_balancers() for x in b.listeners for i in x.targets)
+    controller.start()
+    controller.wait_ready().settle()
+    assert {listener.targets for b in aws.load_balancers() for listener in b.listeners} == {before}
