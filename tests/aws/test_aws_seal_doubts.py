@@ -326,6 +326,24 @@ def test_without_a_memo_a_change_of_nodes_takes_the_seal_off_first(lab: Lab) -> 
     assert [r["operation"] for r in lab.server.requests()] == ["RemoveTags", "RegisterTargets", "AddTags"]
 
 
+def test_a_load_balancer_that_somebody_deleted_is_made_anew(controller: Lab) -> None:
+    """Though its seal is believed to be there still."""
+    lab = controller
+    lab.reconcile(lab.desired(nodes=["node-1"]))
+    (balancer,) = lab.world.load_balancers()
+    lab.world.elbv2.delete_load_balancer(LoadBalancerArn=balancer.arn)
+    # Another port: the listener that goes with the load balancer cannot be changed.
+    after = dataclasses.replace(
+        lab.desired(nodes=["node-1", "node-2"]),
+        listeners=(dataclasses.replace(lab.desired().listeners[0], port=81),),
+    )
+    with pytest.raises(RetryLater, match="looking again"):
+        lab.reconcile(after)
+    lab.reconcile(after)
+    assert left_to_do(lab, after).is_empty
+    assert [x.port for b in lab.world.load_balancers() for x in b.listeners] == [81]
+
+
 def test_an_unanswered_seal_may_have_been_written(controller: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its answer is lost; the tag is there."""
     lab = controller
