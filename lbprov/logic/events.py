@@ -101,7 +101,8 @@ EXPLAINED: dict[str, tuple[Severity, str]] = {
     ),
     Reason.IP_INVALID: (
         Severity.WARNING,
-        "`spec.loadBalancerIP` is no IP address; an automatic one is used.",
+        "`spec.loadBalancerIP` is no IP address; an automatic one is used, unless `lbprov.io/ip-policy` is "
+        "`require`.",
     ),
     Reason.IP_UNSUPPORTED: (
         Severity.WARNING,

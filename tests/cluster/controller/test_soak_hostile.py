@@ -107,6 +107,10 @@ def hostile(rng: random.Random, name: str, class_: str) -> Object:
     return made
 
 
+ENDS = {"EnsuredLoadBalancer", "SyncLoadBalancerFailed", "LoadBalancerIPInvalid"}
+"""The last where the address is required (`lbprov.io/ip-policy`) and means nothing."""
+
+
 def told(found: Object) -> str:
     """The reason of the condition Ready; empty while there is none."""
     conditions = {c["type"]: c for c in found["status"].get("conditions", [])}
@@ -233,7 +237,7 @@ def test_in_memory(api: Api, beside: Api, world: MemoryWorld, run: Any, figures:
     controller = run().wait_ready()
     figure, ends = besiege(api, beside, controller, "lbprov.io/memory", count, seed=count)
     figures(f"memory: {figure}")
-    assert set(ends) == {"EnsuredLoadBalancer", "SyncLoadBalancerFailed"}
+    assert {"EnsuredLoadBalancer"} < set(ends) <= ENDS
     eventually(lambda: world.list_all() == ())
 
 
@@ -249,5 +253,5 @@ def test_on_aws(api: Api, beside: Api, aws: AwsWorld, run: Any, figures: Any, co
     controller = run("--provider-option", "api-rates=off", provider="aws").wait_ready()
     figure, ends = besiege(api, beside, controller, "lbprov.io/aws", count, seed=count)
     figures(f"aws: {figure}")
-    assert set(ends) == {"EnsuredLoadBalancer", "SyncLoadBalancerFailed"}
+    assert {"EnsuredLoadBalancer"} < set(ends) <= ENDS
     eventually(lambda: aws.leftovers() == (), 60)
