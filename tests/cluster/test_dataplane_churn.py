@@ -112,7 +112,7 @@ def _churn(api: Api, world: World, count: int, changes: int, pause_s: float, few
     eventually(lambda: set(_answerers(world, last)) == {AFTER}, timeout_s=120)
     asked = [loop.stop() for loop in loops]
     assert [a.failures for a in asked] == [()] * len(asked)
-    assert all(a.made > 10 for a in asked)
+    assert all(a.made > 0 for a in asked)
 
 
 @pytest.mark.timeout(300)
