@@ -96,7 +96,7 @@ class Comparer:
             self._begin_epoch()
             before = self._ask_all(held, timeout_s=_HELD_S)
             self._apply(cases, phase)
-            self._settle()
+            self.settle()
             if held:
                 after = self._ask_all(held, timeout_s=_HELD_S)
                 self._judge_held(held, before, after, phase, result)
@@ -113,7 +113,7 @@ class Comparer:
         """The worlds, all of which have applied the cases' first states, for questions of another kind."""
         self._begin_epoch()
         self._apply(cases, 0)
-        self._settle()
+        self.settle()
         yield self._worlds
         self._remove(cases)
 
@@ -156,9 +156,9 @@ class Comparer:
 
     def _remove(self, cases: Iterable[Case]) -> None:
         list(self._pool.map(lambda case: self._apply_one(case, None), cases))
-        self._settle()
+        self.settle()
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Until every proxy has applied what is in the API server, and has done what it does afterwards: that
         is sure when it has applied something that came still later."""
         for _ in range(2):
