@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from local_dataplane.iptables.ruleset import Ruleset
 from local_dataplane.kernel.backends import AUTO, every_iptables, open_iptables
 from local_dataplane.kernel.conntrack import KernelConntrack
 from local_dataplane.kernel.foreign_chains import dropping_chains, has_chain, iptables_drops
+from local_dataplane.kernel.grace import packets_have_left
 from local_dataplane.kernel.iptables_command import IptablesCommand
 from local_dataplane.kernel.nft_seam import Nftables
 from local_dataplane.kernel.nft_socket import KernelNftables
@@ -42,9 +42,6 @@ from local_dataplane.selection import choose as choose_mode
 from local_dataplane.source import Source
 
 log = logging.getLogger("local_dataplane")
-
-IN_OUR_CHAINS_S = 0.1
-"""Far more than a packet takes through our chains, even on a machine that is stopped for a moment."""
 
 
 def open_agent(
@@ -202,7 +199,7 @@ def remove_rules(iptables: Iptables) -> int:
         iptables.restore(restore.text())
     if leading:
         # A packet that was in our chains is not to find the rest of its way empty: it would be refused.
-        time.sleep(IN_OUR_CHAINS_S)
+        packets_have_left()
     for restore in removals({}, saved.chains, chunked=iptables.backend is Backend.NFT):
         iptables.restore(restore.text())
     return len(saved.chains)

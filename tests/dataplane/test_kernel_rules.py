@@ -17,6 +17,7 @@ import pytest
 from lbprov.lab import Host, Lab
 from local_dataplane.iptables.fixed import Table
 from local_dataplane.iptables.restore import parse_save
+from local_dataplane.kernel.grace import packets_have_left
 
 GOLDEN = sorted((Path(__file__).parent.parent / "golden/dataplane").glob("*.txt"))
 SCRIPT = Path(__file__).parent / "kernel_script.py"
@@ -221,6 +222,11 @@ def _once(node: Host, folder: Any, backend: str) -> list[str]:
         *("node", "-f", str(folder.path), "--node-name", node.name, "--once"),
         *("--iptables-backend", backend, "--log-format", "json"),
     ]
+
+
+def test_packets_are_waited_for_exactly() -> None:
+    """Not only for a while."""
+    assert packets_have_left()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
