@@ -55,7 +55,8 @@ class Question:
         if kind == "nodePort":
             return state.has_node_port
         if kind == "loadBalancer":
-            return state.type == "LoadBalancer" and int(index) < len(state.load_balancer)
+            modes = state.load_balancer[int(index) :] if state.type == "LoadBalancer" else ()
+            return bool(modes) and modes[0] != "Proxy"
         return kind != "externalIP" or int(index) < state.external_ips
 
     @property
