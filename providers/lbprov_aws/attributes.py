@@ -173,23 +173,35 @@ class Difference:
 
 
 def difference(
-    wanted: Tags, had: Tags | None, mark: str, known: Mapping[str, Attribute], protocol: str = ""
+    wanted: Tags,
+    had: Tags | None,
+    mark: str,
+    known: Mapping[str, Attribute],
+    protocol: str = "",
+    left: frozenset[str] = frozenset(),
 ) -> Difference:
     """`had` None: not read, since nothing was ever asked for; then all is at its default. `mark`: which were
-    asked for before (see `names.extra_mark`)."""
+    asked for before (see `names.extra_mark`). `left`: which stay as they are (see `left_alone`)."""
     now = dict(had or ())
     asked = dict(wanted)
     defaults = {key: default(attribute, protocol) for key, attribute in known.items()}
-    set_ = {k: v for k, v in asked.items() if now.get(k, defaults.get(k)) != v}
+    set_ = {k: v for k, v in asked.items() if k not in left and now.get(k, defaults.get(k)) != v}
     reset = {
         key: value
         for key, value in defaults.items()
         if value is not None
         and key not in asked
+        and key not in left
         and names.marked_extra(mark, key)
         and now.get(key, value) != value
     }
     return Difference(as_tags(set_), as_tags(reset))
+
+
+def left_alone(unread: frozenset[str], mark: str) -> frozenset[str]:
+    """Which were asked for once, and are now in a way that nobody can read: they stay as they are, and go on
+    being known as asked for, so that they go back to their default when nothing is said of them any more."""
+    return frozenset(key for key in unread if names.marked_extra(mark, key))
 
 
 def together(values: Tags) -> tuple[Tags, ...]:

@@ -25,6 +25,7 @@ from lbprov.api import (
     UserError,
 )
 from lbprov_aws import attributes, health, names
+from lbprov_aws.attribute_wishes import Unread
 from lbprov_aws.placement import PROVIDER_ID
 from lbprov_aws.resources import DEFAULT_POLICY, HealthCheck, IngressRule, Protocol, Tags, Tls, as_tags
 from lbprov_aws.wishes import AccessWish, AddressWish, TlsWish, Wishes, notices, read_wishes
@@ -36,7 +37,9 @@ PRIVATE_LINK = "private-link"
 @dataclass(frozen=True, slots=True)
 class Port:
     """A listener with its `listener_attributes`, and by `node_port` and `group_protocol` the target group
-    behind it, with its `check` and `attributes`. `tls`: of a listener for TLS."""
+    behind it, with its `check` and `attributes`. `tls`: of a listener for TLS. `unread` and
+    `unread_of_listener`: which attributes of the two stay as they are (see `attributes.left_alone`);
+    `unread_check`: which fields of the check do."""
 
     port: int
     protocol: Protocol
@@ -46,6 +49,9 @@ class Port:
     attributes: Tags = ()
     tls: Tls | None = None
     listener_attributes: Tags = ()
+    unread: Unread = frozenset()
+    unread_of_listener: Unread = frozenset()
+    unread_check: frozenset[str] = frozenset()
 
     @property
     def group_id(self) -> str:
@@ -65,8 +71,9 @@ class Wanted:
     `name`: the load balancer's, where the Service says one.
 
     `name`, `internal`, `subnets` and `addresses` are settled when the load balancer is made; the rest is
-    followed. `generation`: see `succession`. `knows_scheme` False: what is asked for is none, and `internal`
-    means nothing. `knows_sources` False: nor is it known who may connect, see `plan_security`."""
+    followed, but for its `unread` attributes (as a `Port`'s). `generation`: see `succession`. `knows_scheme`
+    False: what is asked for is none, and `internal` means nothing. `knows_sources` False: nor is it known who
+    may connect, see `plan_security`."""
 
     owner: Owner
     name: str
@@ -86,6 +93,7 @@ class Wanted:
     knows_scheme: bool = True
     scheme_field: str = ""
     knows_sources: bool = True
+    unread: Unread = frozenset()
 
     @property
     def balancer_name(self) -> str:
@@ -100,11 +108,12 @@ class Wanted:
         there = set(zones)
         return len(there) == 1 or not there.issuperset(self.zones)
 
-    def tags(self, resource: str) -> dict[str, str]:
-        """All tags that a resource of this Service has."""
+    def tags(self, resource: str, left: Unread = frozenset()) -> dict[str, str]:
+        """All tags that a resource of this Service has. `left`: attributes that it has from before (see
+        `attributes.left_alone`)."""
         extra = dict(self.extra_tags)
         marks = {names.EXTRA: names.extra_mark(extra)} if extra else {}
-        asked = dict(self.attributes_of(resource))
+        asked = {**dict.fromkeys(left, ""), **dict(self.attributes_of(resource))}
         if resource == "lb" and self.access.private_link is not None:
             asked[PRIVATE_LINK] = ""
         if asked:
@@ -122,6 +131,12 @@ class Wanted:
         if resource == "lb":
             return self.attributes
         return next((port.attributes for port in self.ports if port.group_id == resource), ())
+
+    def unread_of(self, resource: str) -> Unread:
+        """As `attributes_of`."""
+        if resource == "lb":
+            return self.unread
+        return next((port.unread for port in self.ports if port.group_id == resource), frozenset())
 
 
 def want_of(desired: LoadBalancer, generation: str) -> Wanted:
@@ -150,6 +165,7 @@ def want(desired: LoadBalancer) -> Wanted:
         addresses=wishes.addresses,
         ports=ports,
         attributes=as_tags(wishes.attributes),
+        unread=wishes.unread_attributes,
         rules=_rules(ports, desired, wishes.access, dual_stack),
         knows_sources=_knows_sources(desired, wishes.access),
         access=wishes.access,
@@ -245,6 +261,11 @@ def _port(
         attributes=fit,
         tls=tls,
         listener_attributes=for_listener,
+        unread_check=wishes.check.unread,
+        unread=wishes.unread_group_attributes.get(listener.port, frozenset()).difference(asked),
+        unread_of_listener=wishes.unread_listener_attributes.get(listener.port, frozenset()).difference(
+            dict(for_listener)
+        ),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from lbprov.api import Listener
 from lbprov_aws.resources import DEFAULT_CODES, HealthCheck, Protocol
 from lbprov_aws.wishes import CheckWish
@@ -32,6 +34,17 @@ def check_for(
         unhealthy=wish.unhealthy or usual.unhealthy,
         codes=(wish.codes or DEFAULT_CODES) if http else "",
     )
+
+
+def kept(check: HealthCheck, has: HealthCheck, unread: frozenset[str]) -> HealthCheck:
+    """`check` with the fields of `has` that are `unread`; AWS takes path and codes with HTTP only, and no
+    timeout that is longer than the interval."""
+    mixed = dataclasses.replace(check, **{name: getattr(has, name) for name in unread})
+    if mixed.protocol == "TCP":
+        mixed = dataclasses.replace(mixed, path="", codes="")
+    elif not mixed.path:
+        mixed = dataclasses.replace(mixed, path=check.path or "/", codes=check.codes or DEFAULT_CODES)
+    return dataclasses.replace(mixed, timeout_s=min(mixed.timeout_s, mixed.interval_s))
 
 
 def _usual(protocol: Protocol, health_check_node_port: int) -> HealthCheck:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from lbprov.api import Action, Change, Step
 from lbprov_aws import attributes, names, writes
-from lbprov_aws.attributes import OF_LOAD_BALANCERS, OF_TARGET_GROUPS, Attribute, difference
+from lbprov_aws.attributes import OF_LOAD_BALANCERS, OF_TARGET_GROUPS, Attribute, difference, left_alone
 from lbprov_aws.desired import Wanted
 from lbprov_aws.refused import attribute_key
 from lbprov_aws.resources import Attributed, Observed, Tags, as_tags
@@ -53,7 +53,9 @@ def of_record(
     protocol = getattr(record, "protocol", "")
     thing = _thing(ref, protocol, zones)
     had = dict(record.tags)
-    found = difference(asked, record.attributes, had.get(names.ATTRIBUTES, ""), thing.known, protocol)
+    mark = had.get(names.ATTRIBUTES, "")
+    left = left_alone(wanted.unread_of(ref), mark)
+    found = difference(asked, record.attributes, mark, thing.known, protocol, left)
     set_ = _possible(observed, ref, found.set_)
     reset = _possible(observed, ref, found.reset)
     why = "they differ from what the Service asks for"
@@ -61,7 +63,7 @@ def of_record(
     if reset:
         gone = "the Service does not ask for them any more"
         steps.append(_step(wanted, thing, record.name, reset, record.attributes or (), gone, ":default"))
-    steps += tag_steps(wanted.owner, record, {**_kept(wanted.tags(ref), had), **(marks or {})})
+    steps += tag_steps(wanted.owner, record, {**_kept(wanted.tags(ref, left), had), **(marks or {})})
     if set_:
         steps.append(_step(wanted, thing, record.name, set_, record.attributes or (), why))
     return steps

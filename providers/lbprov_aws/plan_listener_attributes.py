@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from lbprov.api import Action, Change, Step
 from lbprov_aws import names, writes
-from lbprov_aws.attributes import OF_LISTENERS, WITH_IDLE_TIMEOUT, Difference, difference
+from lbprov_aws.attributes import OF_LISTENERS, WITH_IDLE_TIMEOUT, Difference, difference, left_alone
 from lbprov_aws.desired import Port, Wanted
 from lbprov_aws.refused import attribute_key
 from lbprov_aws.resources import ListenerRecord, LoadBalancerRecord, Tags, as_tags
@@ -38,7 +38,8 @@ def differ(port: Port | None, listener: ListenerRecord, mark: str) -> bool:
 def _difference(port: Port, listener: ListenerRecord | None, mark: str) -> Difference:
     """`listener` None: about to be made."""
     had = listener.attributes if listener is not None and are_there(listener) else ()
-    found = difference(port.listener_attributes, had, mark, OF_LISTENERS)
+    left = left_alone(port.unread_of_listener, mark)
+    found = difference(port.listener_attributes, had, mark, OF_LISTENERS, left=left)
     return found if port.protocol in WITH_IDLE_TIMEOUT else Difference()
 
 
@@ -76,7 +77,8 @@ def kept_mark(wanted: Wanted, live: LoadBalancerRecord) -> dict[str, str]:
 
 def unmark(wanted: Wanted, live: LoadBalancerRecord | None, refused: Mapping[str, str]) -> list[Step]:
     """When all are back: each is set back, or its listener is deleted, by the steps before."""
-    if live is None or not kept_mark(wanted, live):
+    left = any(left_alone(port.unread_of_listener, mark_of(live)) for port in wanted.ports)
+    if live is None or left or not kept_mark(wanted, live):
         return []
     back = {f"{key}={attribute.default}" for key, attribute in OF_LISTENERS.items()}
     if any(key.startswith("listener:") and key.rpartition(" ")[2] in back for key in refused):

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from lbprov.api import Action, Change, Notice, Owner, Severity, Step
-from lbprov_aws import names, plan_attributes, writes
+from lbprov_aws import health, names, plan_attributes, writes
 from lbprov_aws.desired import Port, Wanted
 from lbprov_aws.rejected import REJECTED_S
 from lbprov_aws.resources import Observed, TargetGroupRecord, as_tags
@@ -136,9 +136,10 @@ def _create(wanted: Wanted, observed: Observed, port: Port, vpc_id: str) -> Iter
 
 
 def _update(wanted: Wanted, observed: Observed, port: Port, record: TargetGroupRecord) -> Iterator[Step]:
-    if record.health_check != port.check:
-        body = writes.SetHealthCheck(wanted.owner, record.arn, port.check)
-        change = Change("check", str(record.health_check), str(port.check))
+    check = health.kept(port.check, record.health_check, port.unread_check)
+    if record.health_check != check:
+        body = writes.SetHealthCheck(wanted.owner, record.arn, check)
+        change = Change("check", str(record.health_check), str(check))
         reason = "it differs from what the Service asks for"
         yield Step(Action.UPDATE, "health check", port.group_id, reason, record.name, (change,), body)
     yield from plan_attributes.of_record(wanted, observed, port.group_id, record, port.attributes)

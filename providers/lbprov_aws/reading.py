@@ -18,6 +18,11 @@ def number_of(text: str) -> int | None:
     return int(text) if text.isdecimal() and text.isascii() and len(text) <= 9 else None
 
 
+def is_pair(item: str) -> bool:
+    key, sign, _ = item.partition("=")
+    return bool(key.strip() and sign)
+
+
 class Reader:
     """Of one Service. `complaints`: what its author should read, each naming its annotation."""
 
@@ -50,12 +55,16 @@ class Reader:
         """Of `key=value, key=value`."""
         found: dict[str, str] = {}
         for item in self.items(name):
-            key, sign, value = item.partition("=")
-            if key.strip() and sign:
+            if is_pair(item):
+                key, _, value = item.partition("=")
                 found[key.strip()] = value.strip()
             else:
                 self.complain(name, f"{item!r} is not of the form key=value")
         return found
+
+    def stays(self, name: str) -> None:
+        """Of what could not be read: nothing is changed on its account."""
+        self.complain(name, "what cannot be read stays as it is on the load balancer")
 
     def choice(self, name: str, *allowed: str) -> str:
         """One of `allowed` whatever its case; empty if nothing (valid) is said."""

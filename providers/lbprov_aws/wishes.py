@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from lbprov.api import LoadBalancer, Notice, Severity, UserError, refuse_unread
 from lbprov_aws import attribute_wishes, names
 from lbprov_aws import peer_annotations as annotation
+from lbprov_aws.attribute_wishes import Unread
 from lbprov_aws.reading import Reader, number_of
 
 _OWN_SCHEME = "lbprov.io/scheme"
@@ -43,7 +44,8 @@ class TlsWish:
 
 @dataclass(frozen=True, slots=True)
 class CheckWish:
-    """What is empty or None is as it is without the annotation. `port`: a number, a name, "traffic-port"."""
+    """What is empty or None is as it is without the annotation. `port`: a number, a name, "traffic-port".
+    `unread`: fields of a `HealthCheck` that stay as they are, as what is said of them cannot be read."""
 
     protocol: str = ""
     port: str = ""
@@ -53,6 +55,7 @@ class CheckWish:
     timeout_s: int | None = None
     healthy: int | None = None
     unhealthy: int | None = None
+    unread: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +93,8 @@ class Wishes:
     """`knows_scheme` False: `internal` is a guess. `scheme_field`: which annotation says it; empty: none.
     `subnets`: ids or values of the tag Name. `dual_stack` None: by the Service's families. `extra_tags`: for
     every resource of the Service. `group_attributes`: of all target groups; `port_attributes` of one port's;
-    `listener_attributes` of one protocol's and port's listener. `complaints`: what could not be read or is
-    not supported."""
+    `listener_attributes` of one protocol's and port's listener; `unread_…`: which of them stay as they are
+    (of groups and listeners by port). `complaints`: what could not be read or is not supported."""
 
     internal: bool
     knows_scheme: bool = True
@@ -105,6 +108,9 @@ class Wishes:
     group_attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
     port_attributes: Mapping[int, Mapping[str, str]] = field(default_factory=dict, hash=False)
     listener_attributes: Mapping[tuple[str, int], Mapping[str, str]] = field(default_factory=dict, hash=False)
+    unread_attributes: Unread = frozenset()
+    unread_group_attributes: Mapping[int, Unread] = field(default_factory=dict, hash=False)
+    unread_listener_attributes: Mapping[int, Unread] = field(default_factory=dict, hash=False)
     node_labels: tuple[tuple[str, str], ...] = ()
     tls: TlsWish | None = None
     check: CheckWish = CheckWish()
@@ -115,7 +121,10 @@ class Wishes:
 def read_wishes(desired: LoadBalancer) -> Wishes:
     """Where a wrong guess would expose a Service, `refuse_unread_wishes` has to be asked first."""
     reader = Reader(desired.annotations)
-    common, by_port = attribute_wishes.of_groups(reader, {x.port for x in desired.listeners})
+    ports = {x.port for x in desired.listeners}
+    of_balancer, unread = attribute_wishes.of_balancer(reader)
+    common, by_port, unread_of_groups = attribute_wishes.of_groups(reader, ports)
+    of_listeners, unread_of_listeners = attribute_wishes.of_listeners(reader, ports)
     wishes = Wishes(
         internal=_internal(desired, reader),
         knows_scheme=not has_unknown_scheme(desired),
@@ -131,10 +140,13 @@ def read_wishes(desired: LoadBalancer) -> Wishes:
         ),
         extra_tags=_extra_tags(reader),
         addresses=_addresses(reader),
-        attributes=attribute_wishes.of_balancer(reader),
+        attributes=of_balancer,
         group_attributes=common,
         port_attributes=by_port,
-        listener_attributes=attribute_wishes.of_listeners(reader),
+        listener_attributes=of_listeners,
+        unread_attributes=unread,
+        unread_group_attributes=unread_of_groups,
+        unread_listener_attributes=unread_of_listeners,
         node_labels=tuple(sorted(reader.pairs(annotation.NODE_LABELS).items())),
         tls=_tls(reader, {text for x in desired.listeners for text in (x.name, str(x.port))}),
         check=_check(reader, {x.name for x in desired.listeners}),
@@ -301,7 +313,7 @@ def _tls(reader: Reader, ports: set[str]) -> TlsWish | None:
 
 
 def _check(reader: Reader, port_names: set[str]) -> CheckWish:
-    return CheckWish(
+    wish = CheckWish(
         protocol=reader.choice(annotation.CHECK_PROTOCOL, "TCP", "HTTP", "HTTPS"),
         port=reader.valid(
             annotation.CHECK_PORT,
@@ -317,6 +329,29 @@ def _check(reader: Reader, port_names: set[str]) -> CheckWish:
         healthy=reader.number(annotation.CHECK_HEALTHY, 2, 10),
         unhealthy=reader.number(annotation.CHECK_UNHEALTHY, 2, 10),
     )
+    return dataclasses.replace(wish, unread=_unread_of_check(reader, wish))
+
+
+_OF_KIND = ("protocol", "path", "codes", "timeout_s")
+"""The fields of a check that hang together."""
+
+
+def _unread_of_check(reader: Reader, wish: CheckWish) -> frozenset[str]:
+    unread: set[str] = set()
+    for name, value, fields in (
+        (annotation.CHECK_PROTOCOL, wish.protocol, _OF_KIND),
+        (annotation.CHECK_PORT, wish.port, ("port", *(() if wish.protocol else _OF_KIND))),
+        (annotation.CHECK_PATH, wish.path, ("path",)),
+        (annotation.CHECK_CODES, wish.codes, ("codes",)),
+        (annotation.CHECK_INTERVAL, wish.interval_s, ("interval_s", "timeout_s")),
+        (annotation.CHECK_TIMEOUT, wish.timeout_s, ("timeout_s",)),
+        (annotation.CHECK_HEALTHY, wish.healthy, ("healthy",)),
+        (annotation.CHECK_UNHEALTHY, wish.unhealthy, ("unhealthy",)),
+    ):
+        if reader.text(name) and not value:
+            reader.stays(name)
+            unread.update(fields)
+    return frozenset(unread)
 
 
 def _is_port(text: str) -> bool:
