@@ -4,6 +4,7 @@ the Pod that comes in its place, as it is."""
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import re
 import shlex
 import subprocess
@@ -95,6 +96,7 @@ class Reader:
 
     def __init__(self, node: NodeHost, folder: Path, kubeconfig: Path) -> None:
         self.node, self.folder = node, folder
+        self.done: list[str] = []  # when what was done: to be held against the time of a failure
         program = folder / "lbprov"
         program.write_text(f"#!{sys.executable}\nfrom lbprov.cli.main import main\nmain()\n")
         program.chmod(0o755)
@@ -104,7 +106,11 @@ class Reader:
 
     def do(self, block: str) -> str:
         script = f"bash -eu -o pipefail -c {shlex.quote(self.settings + block)} < /dev/null"
-        return self.node.run(["sh", "-c", script], timeout_s=120).stdout
+        began = _now()
+        try:
+            return self.node.run(["sh", "-c", script], timeout_s=120).stdout
+        finally:
+            self.done += [f"{began} to {_now()}: {block.strip()}"]
 
 
 def _service(api: Api, node: NodeHost, lab: Lab) -> tuple[str, int]:
@@ -173,7 +179,7 @@ def test_the_page_is_followed_there_and_back(
     reader.do(clean.partition("\n")[0])
     assert not _kube_proxys(node)
     for counted in asked:
-        assert counted.failures == ()
+        assert counted.failures == (), reader.done
         assert counted.made > 20
         assert set(counted.by_hostname) == {"web-a", "web-b"}
 
@@ -221,6 +227,10 @@ def test_the_daemon_sets_pod_as_it_is(plane: ControlPlane, world: World) -> None
     assert agent.returncode == 0, said
     assert '"level": "error"' not in said
     assert '"level": "warning"' not in said, said
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).time().isoformat("milliseconds")
 
 
 def _kube_proxys(node: NodeHost) -> list[str]:
