@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable
 
 from lbprov.api import LoadBalancer, ProviderSpec, UserError
+from lbprov.logic import conditions
 from lbprov.logic.desired import desired_for
 from lbprov.logic.selection import Claimant, Decision, decide, owner_of
 from lbprov.model import ObjectKey, Service
@@ -31,7 +32,8 @@ class Asked:
         self._services = services
 
     def __call__(self) -> tuple[LoadBalancer, ...]:
-        """Without targets, in no order; none of a Service that asks for what cannot be."""
+        """Without targets, in no order; none of a Service that asks for what cannot be, as far as its ports
+        or its condition Ready tell."""
         with self._lock:
             # A Service that is unchanged is the same object: of ten thousand few are read anew.
             known: dict[ObjectKey, tuple[Service, LoadBalancer | None]] = {}
@@ -44,7 +46,7 @@ class Asked:
             return tuple(desired for _, desired in known.values() if desired is not None)
 
     def _read(self, service: Service) -> LoadBalancer | None:
-        if decide(service, self._claimant) is not Decision.ENSURE:
+        if decide(service, self._claimant) is not Decision.ENSURE or conditions.is_refused(service):
             return None
         owner = owner_of(self._cluster, service)
         try:

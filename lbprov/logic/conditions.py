@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from lbprov.logic.events import Reason
 from lbprov.logic.selection import CLAIM
 from lbprov.model import Condition, Event, Notice, Service, Severity
 
@@ -26,6 +27,18 @@ def ready(reason: str, message: str, *, is_ready: bool = False) -> Condition:
 def is_ready(service: Service) -> bool:
     condition = service.condition(READY)
     return condition is not None and condition.status == "True"
+
+
+def is_refused(service: Service) -> bool:
+    """Whether a former reconcile found that it asks for what cannot be: the message begins with the field
+    that has to be changed. (An address that cannot be had is no such case: it may become free.)"""
+    condition = service.condition(READY)
+    return (
+        condition is not None
+        and condition.status == "False"
+        and condition.reason == Reason.SYNC_FAILED
+        and condition.message.startswith(("spec.", "metadata."))
+    )
 
 
 def in_order(conditions: Iterable[Condition]) -> tuple[Condition, ...]:

@@ -108,7 +108,7 @@ class AddressBook:
             seen = self._seen.get(ip)
         old = seen is None or self._now_s() - seen.at_s >= self._inventory.max_age_s
         found = self._look(ip) if seen is None or old else seen.found
-        return self._judge(desired.owner, ip, found)
+        return self._judge(desired.owner, ip, found, rank(desired.created_at, desired.owner.service))
 
     def look_again(self, owner: Owner, ip: str) -> Address:
         """After AWS refused it. Raises `RetryLater` as `for_new`."""
@@ -157,7 +157,7 @@ class AddressBook:
                 self._claim(desired, ip.ip)
             address = dataclasses.replace(self._judge(desired.owner, ip.ip, ip), wish=wish)
             if address.use is AddressUse.FREE and (holder := next(promised, "")):
-                address = dataclasses.replace(address, use=AddressUse.IN_USE, holder=holder)
+                address = dataclasses.replace(address, use=AddressUse.IN_USE, holder=holder, is_promised=True)
             answers.append(address)
             if address.use is AddressUse.FREE:
                 needed -= 1
@@ -276,7 +276,10 @@ class AddressBook:
             self._seen |= {other.ip: _Seen(other, now_s, for_others=True) for other in others}
         return found
 
-    def _judge(self, owner: Owner, ip: str, found: ElasticIp | Denied | None) -> Address:
+    def _judge(
+        self, owner: Owner, ip: str, found: ElasticIp | Denied | None, mine: Rank | None = None
+    ) -> Address:
+        """`mine`: of who has no claim, since it has a load balancer without the address."""
         if isinstance(found, Denied):
             return Address(ip, AddressUse.UNKNOWN, message=str(found))
         if found is None:
@@ -286,22 +289,27 @@ class AddressBook:
         if found.border_group not in ("", self._cloud.region):
             message = f"it belongs to the network border group {found.border_group}"
             return Address(ip, AddressUse.UNFIT, message=message)
-        holder = self._holder(owner, found)
-        use = AddressUse.IN_USE if holder else AddressUse.FREE
-        return Address(ip, use, found.allocation_id, holder)
+        if holder := self._holder(found):
+            return Address(ip, AddressUse.IN_USE, found.allocation_id, holder)
+        if heir := self._heir(owner, found, mine):
+            return Address(ip, AddressUse.IN_USE, found.allocation_id, heir, is_promised=True)
+        return Address(ip, AddressUse.FREE, found.allocation_id)
 
-    def _holder(self, owner: Owner, found: ElasticIp) -> str:
-        """Who has it, or is to have it before `owner`; empty: nobody."""
+    def _holder(self, found: ElasticIp) -> str:
+        """Who has it; empty: nobody."""
         for balancer in self._inventory.load_balancers():
             if any(zone.allocation_id == found.allocation_id for zone in balancer.zones):
                 has = owner_of(balancer)
                 return f"the load balancer of Service {has.service}" if has else balancer.name
-        if found.associated:
-            return self._describe(found)
+        return self._describe(found) if found.associated else ""
+
+    def _heir(self, owner: Owner, found: ElasticIp, mine: Rank | None) -> str:
+        """Who is to have it before `owner`; empty: nobody."""
         with self._lock:
-            mine = self._claims.get(found.ip, {}).get(owner)
+            claim = self._claims.get(found.ip, {}).get(owner)
+        mine = claim.rank if claim else mine
         first = min(self._claimants(owner, found), default=None) if mine is not None else None
-        return _older(first[1]) if mine is not None and first is not None and first < mine.rank else ""
+        return _older(first[1]) if mine is not None and first is not None and first < mine else ""
 
     @staticmethod
     def _describe(found: ElasticIp) -> str:

@@ -201,6 +201,12 @@ def check_found(ip: object, address: Address, region: str) -> None:
                 Reason.IP_NOT_FOUND,
                 f"{ip} is no Elastic IP of this account in {region}: allocate it there, or name one that is",
             )
+        case AddressUse.IN_USE if address.is_promised:
+            raise Unusable(
+                Reason.IP_IN_USE,
+                f"{ip} is kept for {address.holder}: name another Elastic IP, or have that Service ask for "
+                "none",
+            )
         case AddressUse.IN_USE:
             raise Unusable(
                 Reason.IP_IN_USE,

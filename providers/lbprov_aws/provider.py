@@ -16,6 +16,7 @@ from lbprov.api import (
     ProviderError,
     ProviderStatus,
     Step,
+    UserError,
 )
 from lbprov_aws import addresses, names, plan, plan_succession, succession, writes
 from lbprov_aws.address_book import AddressBook
@@ -91,7 +92,13 @@ class AwsProvider:
     def plan(self, desired: LoadBalancer | None, observed: Observed) -> Plan:
         if desired is not None and observed.sealed:
             return plan.of_sealed(desired, observed)
-        return plan_succession.plan(desired, observed)
+        try:
+            return plan_succession.plan(desired, observed)
+        except UserError as refusal:
+            if desired is not None and refusal.field != addresses.FIELD:
+                # What can never be made keeps no address from others.
+                self._hands.addresses.withdraw(desired.owner)
+            raise
 
     def apply(self, step: Step, bindings: Bindings) -> None:
         if self._read_only:

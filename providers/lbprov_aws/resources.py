@@ -243,8 +243,9 @@ class AddressUse(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A requested public address as it was found. `holder`: who has it, as a person reads it; `message`:
-    why it is unfit or unknown; `wish`: as it is asked for in a list (`eipalloc-…`, `tag:key=value`)."""
+    """A requested public address as it was found. `holder`: who has it, as a person reads it, or
+    (`is_promised`) is to have it; `message`: why it is unfit or unknown; `wish`: as it is asked for in a list
+    (`eipalloc-…`, `tag:key=value`)."""
 
     ip: str
     use: AddressUse
@@ -252,6 +253,7 @@ class Address:
     holder: str = ""
     message: str = ""
     wish: str = ""
+    is_promised: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,7 +130,7 @@ def with_foreign() -> Observed:
     return dataclasses.replace(observed, load_balancers=(more,), security_groups=(ruled,))
 
 
-def found(use: AddressUse, **more: str) -> Observed:
+def found(use: AddressUse, **more: Any) -> Observed:
     return dataclasses.replace(NOTHING, address=Address("203.0.113.10", use, **more))
 
 

@@ -18,10 +18,14 @@ from lbprov.api import LoadBalancer, ObjectKey, Provider, ProviderContext, UserE
 from lbprov.cli.main import main
 from lbprov.controller.app import App
 from lbprov.controller.asked import Asked
+from lbprov.controller.reconcile import Reconciler
 from lbprov.controller.term import Settings
+from lbprov.logic.conditions import is_refused
+from lbprov.logic.nodes import targets_of
 from lbprov.logic.selection import Claimant
 from lbprov.model import Node, Service, ServicePort, ServiceType
 from lbprov.observe.metrics import Metrics
+from lbprov.testing.cluster import MemoryCluster
 from lbprov.testing.live import LiveMemoryCluster
 from lbprov_aws.address_book import SHARED_S
 from lbprov_aws.peer_annotations import PREFIX
@@ -318,3 +322,53 @@ def test_one_pass_over_a_folder(world: AwsWorld, tmp_path: Path, verb: str) -> N
         assert done.output.count("Service default/web-0, which is older") == 7
     else:
         assert {name for name, ips in holders(world).items() if ips} == {"web-0"}
+
+
+# One that can never be made
+
+
+@pytest.mark.parametrize("cause", ["subnets", "security-groups"])
+@pytest.mark.parametrize("anew", [False, True], ids=["in one process", "after a restart"])
+def test_who_can_never_be_made_keeps_no_address(lab: Lab, cause: str, *, anew: bool) -> None:
+    """While it had no turn yet it does, which is told as what it is; once its author has been told, the next
+    one gets the address."""
+    lab.world.allocate_address(IP)
+    nodes = [Node(name, provider_id=id_) for name, id_ in lab.world.provider_ids.items()]
+    cluster = MemoryCluster("lab", nodes)
+    keys = [ObjectKey("default", name) for name in ("z-older", "a-younger", "b-younger")]
+    for day, key in enumerate(keys, start=1):
+        says = {PREFIX + cause: "missing"} if key == keys[0] else {}
+        cluster.put(
+            Service(
+                key,
+                f"uid-{key.name}",
+                type=ServiceType.LOAD_BALANCER,
+                ports=(ServicePort(80, node_port=30080 + day),),
+                load_balancer_ip=IP,
+                created_at=f"2026-01-0{day}T00:00:00Z",
+                annotations=says,
+            )
+        )
+    asked = Asked("lab", lbprov_aws.SPEC, Claimant("aws", "lbprov.io/aws", own_classless=True))
+    asked.follow(lambda: [cluster.get(key) for key in keys])
+
+    def turn(key: ObjectKey) -> Service:
+        lab.asked = asked()
+        engine = Reconciler(cluster, lab.provider, lbprov_aws.SPEC, own_classless=True)
+        engine.reconcile(cluster.get(key), targets_of(nodes))
+        return cluster.get(key)
+
+    too_early = turn(keys[2]).condition("lbprov.io/RequestedIP")
+    assert too_early is not None
+    assert f"{IP} is kept for Service default/z-older, which is older" in too_early.message
+    assert "in use" not in too_early.message
+    assert is_refused(turn(keys[0]))
+    if anew:
+        lab.restart()
+    given = turn(keys[1]).condition("lbprov.io/RequestedIP")
+    assert given is not None
+    assert (given.status, given.reason) == ("True", "LoadBalancerIPAssigned")
+    cluster.put(replace(cluster.get(keys[0]), annotations={}))
+    late = turn(keys[0]).condition("lbprov.io/RequestedIP")
+    assert late is not None
+    assert f"{IP} is in use in eu-west-1 by the load balancer of Service default/a-younger" in late.message
