@@ -88,8 +88,8 @@ more_classes = option(
     multiple=True,
     metavar="CLASS",
     help="Serve Services of this spec.loadBalancerClass beside the provider's own, which another controller "
-    "served that does not run any more; may be repeated. Without it again, their load balancers are taken "
-    "away.",
+    "served that does not run any more; may be repeated. Without it again, their load balancers are kept, "
+    "and follow no change.",
 )
 
 state = option(

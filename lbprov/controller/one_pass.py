@@ -103,7 +103,8 @@ class Pass:
             owners = schedule.held.get(service.key, ())
             owns = any(o.uid == service.uid for o in owners)
             decision = self.engine.decide(service, owns=owns)
-            former = () if decision is Decision.LEAVE else tuple(o for o in owners if o.uid != service.uid)
+            stays = decision in (Decision.LEAVE, Decision.HOLD)
+            former = () if stays else tuple(o for o in owners if o.uid != service.uid)
             jobs.append(_Job(service, decision, owns, former))
         return jobs
 
@@ -180,8 +181,8 @@ class _Job:
 
     @property
     def takes_away(self) -> bool:
-        """A load balancer would go that nobody has deleted: by another type or class, by a flag,
-        by a state that was lost. (Of a Service whose deletion has begun, the cluster has decided.)"""
+        """A load balancer would go that nobody has deleted: by another type or class, by a state
+        that was lost. (Of a Service whose deletion has begun, the cluster has decided.)"""
         begun = bool(self.service.deleted_at) or is_being_deleted(self.service)
         return bool(self.former) or (self.decision is Decision.CLEAN_UP and not begun)
 

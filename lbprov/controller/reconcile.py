@@ -1,6 +1,7 @@
 """The reconcile of one Service: what it should have against what it has, and the difference carried out.
 
     leave       it is not ours
+    hold        Event and condition Ready, nothing else
     ensure      desired, observe, plan, claim and finalizer, steps, observe, status and Events
     clean up    observe, plan towards nothing, steps, a fresh look that finds nothing, finalizer off
 
@@ -39,7 +40,16 @@ from lbprov.controller.settled import Settled, repaired
 from lbprov.logic import conditions, events
 from lbprov.logic.annotations import ADOPT
 from lbprov.logic.desired import desired_for, notices_for
-from lbprov.logic.selection import FINALIZER, Claimant, Decision, claim, claimed, decide, owner_of
+from lbprov.logic.selection import (
+    FINALIZER,
+    Claimant,
+    Decision,
+    claim,
+    claimed,
+    decide,
+    owner_of,
+    why_held,
+)
 from lbprov.model import Outcome, Result, Service, ServiceType
 
 READY_POLL_S = 2.0
@@ -140,6 +150,8 @@ class Reconciler:
                 return None
             if decision is Decision.CONFLICT:
                 return self._conflict(attempt)
+            if decision is Decision.HOLD:
+                return self._failed(attempt, why_held(service), None, reason=Reason.CLASS_NOT_SERVED)
             if refusal is not None:
                 return self._failed(attempt, str(refusal), None, reason=refusal.reason)
             return self._carry_through(attempt, targets, former)

@@ -39,6 +39,8 @@ VANISHED_WINDOW_S = 2.0
 LISTING_RETRY_S, LISTING_RETRY_MAX_S = 5.0, 60.0
 HOUSE_MAY_BE_SILENT_S = 30.0
 TOLD_AT_ONCE = 20
+KNOWN_BY_THE_WORLD = (Decision.CLEAN_UP, Decision.HOLD)
+"""Where the world may tell what the Service does not any more: its claim was wiped out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,7 @@ class Term:
             decision = self._reconciler.decide(service)
             if decision is Decision.LEAVE:
                 continue
-            served = decision is Decision.ENSURE and FINALIZER in service.finalizers
+            served = decision in (Decision.ENSURE, Decision.HOLD) and FINALIZER in service.finalizers
             self._add(service.key, Lane.RECHECK if served else Lane.CHANGED)
         self._workers.start()
         for thread in self._threads:
@@ -285,7 +287,9 @@ class Term:
             service = self._cluster.services.get(owner.service)
             if service is None or why_orphaned(owner, service, self._reconciler.claimant):
                 orphans.add(owner)
-            elif service.uid != owner.uid or self._reconciler.decide(service, owns=True) is Decision.CLEAN_UP:
+            elif (
+                service.uid != owner.uid or self._reconciler.decide(service, owns=True) in KNOWN_BY_THE_WORLD
+            ):
                 self._add(owner.service, Lane.CHANGED)
         if orphans - self._orphans:
             names = sorted(str(owner.service) for owner in orphans)

@@ -26,6 +26,7 @@ class Reason(StrEnum):
     WAITING = "WaitingForLoadBalancer"
     MASS_DELETION = "MassDeletionRefused"
     OTHER_PROVIDER = "ServedByOtherProvider"
+    CLASS_NOT_SERVED = "LoadBalancerClassNotServed"
     UNKNOWN_ANNOTATION = "UnknownAnnotation"
     DRIFT_REPAIRED = "DriftRepaired"
 
@@ -77,6 +78,12 @@ EXPLAINED: dict[str, tuple[Severity, str]] = {
         Severity.WARNING,
         "Another provider of lbprov still has a load balancer for this Service. Let that one clean up, or "
         "give the Service back to it.",
+    ),
+    Reason.CLASS_NOT_SERVED: (
+        Severity.WARNING,
+        "The Service has a load balancer of lbprov's, which was started without the flag that serves its "
+        "class (`--load-balancer-class`, or `--own-classless`): nothing is changed or deleted. Give the flag "
+        "back; or delete the Service, or change its type, to have the load balancer taken away.",
     ),
     Reason.UNKNOWN_ANNOTATION: (
         Severity.WARNING,

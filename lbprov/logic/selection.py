@@ -1,4 +1,4 @@
-"""Which Services are ours to serve, ours to clean up, and which are left alone.
+"""Which Services are ours to serve, to clean up or only to hold, and which are left alone.
 
 A Service is claimed before anything is made for it: the condition `lbprov.io/Provider` says by whom, then
 comes the finalizer. Both outlast a change of type or class, after which nothing else tells whose load
@@ -37,10 +37,12 @@ class Claimant:
 
 
 class Decision(StrEnum):
-    """`CONFLICT`: it asks for us, but another provider still has a load balancer for it."""
+    """`HOLD`: it has a load balancer of ours, and a class that we are not told to serve. `CONFLICT`: it asks
+    for us, but another provider still has a load balancer for it."""
 
     ENSURE = "ensure"
     CLEAN_UP = "clean up"
+    HOLD = "hold"
     CONFLICT = "conflict"
     LEAVE = "leave"
 
@@ -51,10 +53,34 @@ def decide(service: Service, claimant: Claimant, *, owns: bool = False) -> Decis
     if is_ours(service, claimant) and not service.deleted_at:
         return Decision.ENSURE if claimed_by in ("", claimant.provider) else Decision.CONFLICT
     if owns or claimed_by == claimant.provider:
-        return Decision.CLEAN_UP
+        return Decision.HOLD if _may_be_a_lost_flag(service) else Decision.CLEAN_UP
     if FINALIZER in service.finalizers and not claimed_by and is_ours(service, claimant):
         return Decision.CLEAN_UP
     return Decision.LEAVE
+
+
+def _may_be_a_lost_flag(service: Service) -> bool:
+    """Of a Service that has something of ours, and does not ask for us. A class cannot be changed while the
+    type is LoadBalancer (core/v1 ServiceSpec), so it is we who are told otherwise; unless it was of another
+    type between two looks, which is certain only where no flag can have served its class."""
+    if service.deleted_at or service.type is not ServiceType.LOAD_BALANCER:
+        return False
+    return not (service.load_balancer_class or "").startswith(_OURS)
+
+
+def why_held(service: Service) -> str:
+    """What is wrong, and the remedies."""
+    name = service.load_balancer_class
+    if name is None:
+        asks, flag = "has no spec.loadBalancerClass", "--own-classless (LBPROV_OWN_CLASSLESS=true)"
+    else:
+        asks = f"is of spec.loadBalancerClass {name}"
+        flag = f"--load-balancer-class {name} (LBPROV_LOAD_BALANCER_CLASS)"
+    return (
+        f"the Service {asks}, which lbprov served before and is not told to serve now: its load balancer is "
+        f"kept, and no change reaches it. Start lbprov with {flag} again; or, to have the load balancer "
+        "taken away, delete the Service or change its type"
+    )
 
 
 def is_ours(service: Service, claimant: Claimant) -> bool:

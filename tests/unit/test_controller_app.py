@@ -267,6 +267,73 @@ def test_a_restart_writes_nothing_and_looks_at_what_is_new_first(rigs: list[Rig]
     )
 
 
+OLD = "example.com/old"
+
+
+@pytest.mark.parametrize(
+    ("class_", "told", "found"),
+    [
+        pytest.param(OLD, {"more_classes": (OLD,)}, f"--load-balancer-class {OLD}", id="class"),
+        pytest.param(None, {"own_classless": True}, "--own-classless", id="classless"),
+    ],
+)
+def test_a_restart_without_the_flag_holds_what_was_served_with_it(
+    rigs: list[Rig], class_: str | None, told: dict[str, Any], found: str
+) -> None:
+    def restart(before: Rig | None = None, **settings: Any) -> Rig:
+        rig = Rig(**settings)
+        rigs.append(rig)
+        if before:
+            before.settle()
+            assert before.end() == 0
+            rig.cluster, rig.world, rig.spec = before.cluster, before.world, before.spec
+            rig.app = App(rig.cluster, rig.spec, rig.build, rig.settings, rig.metrics)
+        return rig.start()
+
+    names = [f"web-{n}" for n in range(8)]
+    keys = [ObjectKey("default", name) for name in names]
+    rig = restart(**told)
+    for name in names:
+        rig.cluster.put(service(name, load_balancer_class=class_))
+    eventually(lambda: all(rig.ready(name) for name in names))
+    served = [rig.cluster.memory.get(key) for key in keys]
+    writes = rig.world.writes
+
+    rig = restart(rig)
+    last = "LoadBalancerClassNotServed"
+    eventually(lambda: all(rig.reasons(name)[-1] == last for name in names))
+    rig.settle()
+    for key, before in zip(keys, served, strict=True):
+        held = rig.cluster.memory.get(key)
+        assert (held.ingress, held.finalizers) == (before.ingress, before.finalizers)
+        ready = held.condition("lbprov.io/Ready")
+        assert ready is not None
+        assert (ready.status, ready.reason) == ("False", last)
+        assert found in ready.message
+    rig.cluster.put(service("new", load_balancer_class=class_))
+    rig.cluster.put(service("web-3", load_balancer_class=class_, ports=(ServicePort(81, node_port=30081),)))
+    rig.cluster.set_nodes(NODES[:2])
+
+    rig = restart(rig, drift_period_s=0.2)
+    eventually(lambda: rig.metric("lbprov_reconcile_results_total", result="failed") >= 4 * len(names))
+    assert [rig.reasons(name).count(last) for name in names] == [1] * len(names)
+    assert rig.reasons("new") == []
+    assert rig.world.writes == writes
+    rig.cluster.delete(keys[0])
+    rig.cluster.put(service("web-1", load_balancer_class=None, type=ServiceType.CLUSTER_IP))
+    eventually(lambda: keys[0] not in rig.cluster.memory)
+    eventually(lambda: not rig.cluster.memory.get(keys[1]).finalizers)
+    assert rig.kinds("web-0") == rig.kinds("web-1") == []
+
+    rig = restart(rig, **told)
+    eventually(lambda: all(rig.ready(name) for name in (*names[2:], "new")))
+    rig.settle()
+    assert rig.kinds() == sorted(["frontend", "listener", "target", "target"] * 7)
+    for key in (*keys[2:], ObjectKey("default", "new")):
+        rig.cluster.delete(key)
+    eventually(lambda: rig.kinds() == [])
+
+
 def test_a_burst_of_node_events_is_one_change_per_load_balancer(rig: Rig) -> None:
     for name in ("web", "api"):
         rig.cluster.put(service(name))

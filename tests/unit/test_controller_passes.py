@@ -223,18 +223,35 @@ def test_problems_of_manifests_are_part_of_the_result() -> None:
 NAMES = [f"s{n}" for n in range(8)]
 
 
-def test_a_flag_that_disowns_most_services_is_refused_unless_forced() -> None:
+def test_a_lost_flag_takes_nothing_away_however_few_they_are_and_not_by_force() -> None:
+    """A class cannot be changed while the type is LoadBalancer: it is the flag that is missing, and there are
+    clearer ways to say that a load balancer should go."""
     stage = Stage()
     stage.put(*NAMES)
     stage.run()
+    stage.put("ours", load_balancer_class="lbprov.io/memory")
     stage.own_classless = False
     result = stage.run()
-    assert set(_results(result).values()) == {"failed"}
-    assert "8 of 8" in result.outcomes[0].message
-    assert result.outcomes[0].events[0].reason == "MassDeletionRefused"
-    assert stage.balancers() == set(NAMES)
-    assert set(_results(stage.run(force=True)).values()) == {"deleted"}
-    assert stage.balancers() == set()
+    assert _results(result) == dict.fromkeys(NAMES, "failed") | {"ours": "created"}
+    assert [e.reason for e in result.outcomes[1].events] == ["LoadBalancerClassNotServed"]
+    assert "--own-classless" in result.outcomes[1].message
+    assert not result.converged
+    writes = (stage.world.writes, len(stage.cluster.writes), len(stage.cluster.events))
+    forced = stage.run(force=True)
+    assert _results(forced) == dict.fromkeys(NAMES, "failed") | {"ours": "unchanged"}
+    assert (stage.world.writes, len(stage.cluster.writes), len(stage.cluster.events)) == writes
+    assert stage.balancers() == {*NAMES, "ours"}
+    stage.put("s0", type=ServiceType.CLUSTER_IP)
+    stage.cluster.delete(_key("s1"))
+    result = stage.run()
+    assert _results(result) == dict.fromkeys(NAMES[2:], "failed") | {
+        "s0": "deleted",
+        "s1": "deleted",
+        "ours": "unchanged",
+    }
+    assert stage.balancers() == {*NAMES[2:], "ours"}
+    stage.own_classless = True
+    assert set(_results(stage.run()).values()) == {"unchanged"}
 
 
 def test_a_few_type_changes_go_and_so_does_the_only_one() -> None:

@@ -1,11 +1,11 @@
-"""Which Services are served, cleaned up, refused or left alone."""
+"""Which Services are served, cleaned up, held, refused or left alone."""
 
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from lbprov.logic.selection import FINALIZER, Claimant, Decision, checked_classes, claim, decide
+from lbprov.logic.selection import FINALIZER, Claimant, Decision, checked_classes, claim, decide, why_held
 from lbprov.model import ObjectKey, Service, ServiceType, UserError
 
 AWS = Claimant("aws", "lbprov.io/aws")
@@ -33,7 +33,18 @@ CLUSTER_IP = {"type": ServiceType.CLUSTER_IP}
         pytest.param(
             FOREIGN | HELD | DELETING, AWS_AND_FOREIGN, False, "clean up", id="deleting-a-class-of-ours"
         ),
-        pytest.param(FOREIGN | HELD | BY_AWS, AWS, False, "clean up", id="a-class-no-longer-ours"),
+        pytest.param(FOREIGN | HELD | BY_AWS, AWS, False, "hold", id="a-class-no-longer-ours"),
+        pytest.param(FOREIGN | BY_AWS, AWS, False, "hold", id="a-class-no-longer-ours-finalizer-lost"),
+        pytest.param(FOREIGN | HELD | BY_AWS, METAL, False, "leave", id="a-class-another-holds"),
+        pytest.param(
+            FOREIGN | HELD | BY_AWS | DELETING, AWS, False, "clean up", id="deleting-a-class-no-longer-ours"
+        ),
+        pytest.param(
+            FOREIGN | HELD | DELETING, AWS, True, "clean up", id="deleting-a-foreign-class-but-it-owns"
+        ),
+        pytest.param(
+            HELD | BY_AWS | DELETING, AWS, False, "clean up", id="deleting-classless-no-longer-ours"
+        ),
         pytest.param(
             {"load_balancer_class": ""}, AWS_BY_DEFAULT, False, "leave", id="empty-class-is-a-class"
         ),
@@ -54,8 +65,9 @@ CLUSTER_IP = {"type": ServiceType.CLUSTER_IP}
         pytest.param(CLUSTER_IP | HELD | BY_AWS, METAL, False, "leave", id="type-changed-another's"),
         pytest.param(CLUSTER_IP | HELD, AWS, False, "leave", id="type-changed-unclaimed"),
         pytest.param(CLUSTER_IP | HELD, AWS, True, "clean up", id="type-changed-claim-wiped-but-it-owns"),
-        pytest.param(FOREIGN, AWS, True, "clean up", id="foreign-class-but-it-owns"),
-        pytest.param(HELD | BY_AWS, AWS, False, "clean up", id="classless-no-longer-ours"),
+        pytest.param(FOREIGN, AWS, True, "hold", id="foreign-class-but-it-owns"),
+        pytest.param(HELD | BY_AWS, AWS, False, "hold", id="classless-no-longer-ours"),
+        pytest.param(HELD, AWS, True, "hold", id="classless-no-longer-ours-claim-wiped"),
         pytest.param(
             {"load_balancer_class": "lbprov.io/metal"} | HELD | BY_AWS,
             METAL,
@@ -68,13 +80,28 @@ CLUSTER_IP = {"type": ServiceType.CLUSTER_IP}
             AWS,
             False,
             "clean up",
-            id="class-left",
+            id="class-left-for-another-provider-which-no-flag-can-have-served",
         ),
     ],
 )
 def test_decide(fields: dict[str, Any], claimant: Claimant, owns: bool, decision: str) -> None:
     base = Service(ObjectKey("default", "web"), "uid-1", type=ServiceType.LOAD_BALANCER)
     assert decide(replace(base, **fields), claimant, owns=owns) is Decision(decision)
+
+
+@pytest.mark.parametrize(
+    ("name", "flag"),
+    [
+        pytest.param("example.com/lb", "with --load-balancer-class example.com/lb (", id="class"),
+        pytest.param(None, "with --own-classless (", id="classless"),
+    ],
+)
+def test_what_is_held_names_the_flag_to_give_back(name: str | None, flag: str) -> None:
+    held = Service(
+        ObjectKey("default", "web"), "uid-1", type=ServiceType.LOAD_BALANCER, load_balancer_class=name
+    )
+    assert flag in why_held(held)
+    assert "delete the Service or change its type" in why_held(held)
 
 
 def test_classes_to_serve_beside_our_own() -> None:
