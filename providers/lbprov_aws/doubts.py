@@ -12,22 +12,24 @@ import hashlib
 import threading
 import uuid
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lbprov.api import Memo
 
 MANY = 500
 """Doubts about more Services are a doubt about all: a Lease is no place for many kilobytes."""
 
-_FORMAT = "aws-1"
+_FORMAT = "aws-2"
 
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """What a memo says. `book`: of seals that it speaks for, which bear this name. `targets`: a digest of
-    the nodes that they serve (see `seals.targets_digest`); empty: no seal holds. `doubted`: keys of Services
+    """What a memo says. `world`: where its writer was at work (cluster and account): elsewhere it says
+    nothing. `book`: of seals that it speaks for, which bear this name. `targets`: a digest of the nodes that
+    they serve (see `seals.targets_digest`); empty: no seal holds. `doubted`: keys of Services
     (see `key`) whose seals do not."""
 
+    world: str
     book: str
     targets: str
     doubted: frozenset[str] = frozenset()
@@ -36,14 +38,14 @@ class Word:
         return bool(self.targets) and key(uid) not in self.doubted
 
     def __str__(self) -> str:
-        return " ".join((_FORMAT, self.book, self.targets or "-", *sorted(self.doubted)))
+        return " ".join((_FORMAT, self.world, self.book, self.targets or "-", *sorted(self.doubted)))
 
 
 def parse(text: str) -> Word | None:
     """None: nothing that we understand."""
     match text.split():
-        case [format_, book, targets, *doubted] if format_ == _FORMAT:
-            return Word(book, "" if targets == "-" else targets, frozenset(doubted))
+        case [format_, world, book, targets, *doubted] if format_ == _FORMAT:
+            return Word(world, book, "" if targets == "-" else targets, frozenset(doubted))
         case _:
             return None
 
@@ -54,14 +56,18 @@ def key(uid: str) -> str:
 
 
 class Doubts:
-    """Safe for threads, for one Service never at once. `sealed`: uids of the Services whose load balancers
-    are known to bear a seal of the given book."""
+    """Safe for threads, for one Service never at once. `inherited`: uids of the Services whose load balancers
+    this process has not made. Any of them may bear a seal, known or not: listings lag. `world`: see
+    `Word`."""
 
-    def __init__(self, memo: Memo, sealed: Callable[[str], Iterable[str]]) -> None:
+    def __init__(self, memo: Memo, inherited: Callable[[], Iterable[str]], world: Callable[[], str]) -> None:
         self._memo = memo
-        self._sealed = sealed
+        self._inherited = inherited
+        self._world = world
         self._lock = threading.Lock()
         self._found: Word | None = None
+        self._is_new = False
+        """The book was begun by this process: no seal is of it but ours."""
         self._last: Word | None = None
         """What was told last; None: that is not true any more."""
         self._targets = ""
@@ -74,14 +80,17 @@ class Doubts:
         """Of what was told last."""
 
     def begin(self) -> str:
-        """The book's name. To be called before anything else, when it is known what is sealed."""
+        """The book's name. To be called before anything else, when it is known what there is."""
         with self._lock:
             if self._found is None:
-                self._found = parse(self._memo.begin(self._text)) or Word(uuid.uuid4().hex[:8], "")
-                for uid in self._sealed(self._found.book):
-                    self._serves[uid] = self._found.targets if self._found.vouches(uid) else ""
-                if self._found.targets:
-                    self._told.append((0, self._found))
+                found = parse(self._memo.begin(self._text))
+                if found is not None and found.world == self._world():
+                    self._serves = {u: found.targets if found.vouches(u) else "" for u in self._inherited()}
+                else:
+                    found, self._is_new = Word("", uuid.uuid4().hex[:8], ""), True
+                self._found = found
+                if found.targets:
+                    self._told.append((0, found))
             return self._found.book
 
     def wants(self, targets: str) -> None:
@@ -106,6 +115,8 @@ class Doubts:
         """The Service's seal does not hold any more: known to whoever comes after us when this returns.
         Raises `RetryLater`."""
         with self._lock:
+            if self._is_new and uid not in self._serves:
+                return
             if self._serves.get(uid) != "":
                 self._serves[uid], self._last = "", None
             if not any(word.vouches(uid) for _, word in self._told):
@@ -128,6 +139,8 @@ class Doubts:
     def forget(self, uid: str) -> None:
         """The Service has no load balancer any more."""
         with self._lock:
+            if self._found is not None:
+                self._found = replace(self._found, doubted=self._found.doubted - {key(uid)})
             if self._serves.pop(uid, None) is not None:
                 self._last = None
 
@@ -142,10 +155,14 @@ class Doubts:
             return str(self._last)
 
     def _word(self, found: Word) -> Word:
-        targets = self._targets or found.targets
-        uids = {*self._sealed(found.book), *self._serves}
+        """Doubts about Services that we know nothing of go on: they may show yet."""
+        targets, world = self._targets or found.targets, self._world()
+        uids = {*(() if self._is_new else self._inherited()), *self._serves}
         doubted = frozenset(key(uid) for uid in uids if self._serves.get(uid) != targets)
-        return Word(found.book, targets, doubted) if len(doubted) <= MANY else Word(found.book, "")
+        doubted |= found.doubted - {key(uid) for uid in self._serves}
+        return (
+            Word(world, found.book, targets, doubted) if len(doubted) <= MANY else Word(world, found.book, "")
+        )
 
     def _tell(self, word: Word) -> None:
         """In place of the one before, where that vouches for nothing more."""

@@ -47,7 +47,7 @@ class Inventory:
 
     def __init__(self, cloud: Cloud, cluster: str, now_s: Callable[[], float], max_age_s: float) -> None:
         self._cloud = cloud
-        self._cluster = cluster
+        self.cluster = cluster
         self._now_s = now_s
         self.max_age_s = max_age_s
         self._lock = threading.Lock()
@@ -60,6 +60,8 @@ class Inventory:
         self._sequence = 0
         self._entries: dict[str, _Entry] = {}
         self._by_uid: dict[str, set[str]] = {}
+        self._made: set[str] = set()
+        """Keys of what creates of ours made, and did not meet."""
         self._others: dict[str, Tags] = {}
         """Key -> tags of what has a name like ours and is not ours."""
         self._names: dict[str, str] = {}
@@ -93,7 +95,7 @@ class Inventory:
 
     def _list(self) -> list[Record]:
         try:
-            tags, like = elbv2.tagged(self._cloud, self._cluster), _is_like_ours
+            tags, like = elbv2.tagged(self._cloud, self.cluster), _is_like_ours
         except Denied:
             tags, like = {}, _may_be_ours
         listed: list[LoadBalancerRecord | TargetGroupRecord] = [
@@ -106,7 +108,7 @@ class Inventory:
         tags = {**known, **elbv2.tags(self._cloud, (r.arn for r in like_ours if r.arn not in known))}
         # One that went away between the two calls has no tags.
         there = [dataclasses.replace(r, tags=tags[r.arn]) for r in like_ours if r.arn in tags]
-        return [*there, *ec2.security_groups(self._cloud, self._cluster)]
+        return [*there, *ec2.security_groups(self._cloud, self.cluster)]
 
     def made_by_others(self, service: ObjectKey, max_age_s: float, *, required: bool) -> peers.Found | None:
         """A load balancer that another controller has made for a Service of our cluster. Known from the
@@ -131,12 +133,12 @@ class Inventory:
             self._asked_of_others_s = None
 
     def _ask_of_others(self) -> dict[ObjectKey, peers.Found]:
-        tagged = elbv2.tagged_by_others(self._cloud, self._cluster)
+        tagged = elbv2.tagged_by_others(self._cloud, self.cluster)
         unlisted = [arn for arn in tagged if "/net/" in arn and arn not in self._strangers]
         listed = {**self._strangers, **{b.arn: b for b in elbv2.load_balancers(self._cloud, unlisted)}}
         found: dict[ObjectKey, peers.Found] = {}
         for arn, tags in sorted(tagged.items()):
-            claim = peers.claim(tags, self._cluster)
+            claim = peers.claim(tags, self.cluster)
             if claim is None or names.owner_of(dict(tags)) is not None:
                 continue
             maker, service = claim
@@ -156,7 +158,7 @@ class Inventory:
         self._unmarked = {r.key: r for r in found if owner_of(r) is None and names.is_marked(dict(r.tags))}
         for record in found:
             owner = owner_of(record)
-            if owner is None or owner.cluster != self._cluster:
+            if owner is None or owner.cluster != self.cluster:
                 self._others[record.key] = record.tags
                 self._names[record.name] = record.key
             elif record.key not in kept:
@@ -291,6 +293,12 @@ class Inventory:
             self._sequence += 1
             entry = _Entry(record, self._sequence, verified=False, detailed_at_s=self._now_s())
             self._enter(record.key, entry)
+            self._made.add(record.key)
+
+    def is_made_here(self, key: str) -> bool:
+        """Whether this process created it."""
+        with self._lock:
+            return key in self._made
 
     def put_found(self, record: Record) -> None:
         """A resource of ours that a create met: as it was just read, its details unknown."""

@@ -6,6 +6,7 @@ without it.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -41,7 +42,7 @@ class SealBook:
         self._observer = observer
         self._now_s = now_s
         self._recheck_s = recheck_s
-        self._doubts = Doubts(memo, self._sealed) if memo is not None and recheck_s else None
+        self._doubts = Doubts(memo, self._inherited, self._world) if memo is not None and recheck_s else None
         self._lock = threading.Lock()
         self._began_s: float | None = None
         self._settled: dict[Owner, int] = {}
@@ -113,11 +114,12 @@ class SealBook:
         book = self._doubts.begin() if self._doubts is not None else ""
         for balancer in self._balancers(owner):
             mark = dict(balancer.tags).get(names.SEAL, "")
-            if not mark and not is_unsure:
-                continue
+            may_be_sealed = bool(mark) or is_unsure
             if self._doubts is not None and (not mark or seals.is_of(book, mark)):
-                self._doubts.doubt(owner.uid)
-            else:
+                # A listing lags, and may not show yet what a process before us wrote.
+                if may_be_sealed or not self._inventory.is_made_here(balancer.arn):
+                    self._doubts.doubt(owner.uid)
+            elif may_be_sealed:
                 self._take_off(balancer, owner)
 
     def forget(self, owner: Owner) -> None:
@@ -144,12 +146,18 @@ class SealBook:
             self._nodes = desired.targets, digest
         return digest
 
-    def _sealed(self, book: str) -> Iterator[str]:
+    def _inherited(self) -> Iterator[str]:
         """Uids of owners."""
         for balancer in self._inventory.load_balancers():
             owner = owner_of(balancer)
-            if owner is not None and seals.is_of(book, dict(balancer.tags).get(names.SEAL, "")):
+            if owner is not None and not self._inventory.is_made_here(balancer.arn):
                 yield owner.uid
+
+    def _world(self) -> str:
+        """Of the cluster, and the partition, region and account that its load balancers are in: told by
+        their ARNs, which cost no call. Without any, nothing is sealed."""
+        places = {tuple(b.arn.split(":")[1:5]) for b in self._inventory.load_balancers()}
+        return hashlib.sha256(repr((self._inventory.cluster, sorted(places))).encode()).hexdigest()[:8]
 
     def _balancers(self, owner: Owner) -> list[LoadBalancerRecord]:
         return [r for r in self._inventory.of(owner) if isinstance(r, LoadBalancerRecord)]

@@ -36,8 +36,11 @@ class _World:
         """A process with nothing but what stands on the lease."""
         self.source: Callable[[], str] | None = None
         self.looked: set[str] = set()
+        self.made: set[str] = set()
+        self.unseen = {s for s in self.seals if self.rng.random() < 0.3}
+        """Seals that listings do not show yet."""
         self.turns: dict[str, Iterator[None]] = {}
-        self.doubts = Doubts(_Memo(self), lambda book: [s for s, (b, _) in self.seals.items() if b == book])
+        self.doubts = Doubts(_Memo(self), lambda: [s for s in self.state if s not in self.made], lambda: "w0")
 
     def check(self) -> None:
         word = parse(self.durable)
@@ -91,7 +94,7 @@ class _World:
         book = self.doubts.begin()
         self.doubts.wants(nodes)
         yield
-        is_sealed = service not in self.looked and self.seals.get(service) == (book, wish)
+        is_sealed = service not in self.looked | self.unseen and self.seals.get(service) == (book, wish)
         if is_sealed and self.doubts.holds(service, nodes):
             assert self.state[service] == (wish, nodes)
             self.believed += 1
@@ -99,24 +102,26 @@ class _World:
             return
         self.looked.add(service)
         if self.state.get(service) != (wish, nodes):
-            if service in self.seals:
-                if self.seals[service][0] == book:
-                    self.doubts.doubt(service)
-                else:
-                    del self.seals[service]
+            if service not in self.state:
+                self.made.add(service)
+            elif service in self.seals and service not in self.unseen and self.seals[service][0] != book:
+                del self.seals[service]
+            elif service in self.seals.keys() - self.unseen or service not in self.made:
+                self.doubts.doubt(service)
             yield
             for half in (("half", nodes), (wish, "half"), (wish, nodes)):
                 self.state[service] = half
                 yield
         elif self.doubts.holds(service, nodes):
             return
-        if self.seals.get(service) != (book, wish):
+        if service in self.unseen or self.seals.get(service) != (book, wish):
             if self.rng.random() < 0.3:  # calls queue up
                 return
             self.doubts.expect_seal(service, nodes, any_nodes=False)
             yield
             if service in self.state:
                 self.seals[service] = (book, wish)
+                self.unseen.discard(service)
             yield
         self.doubts.settle(service, nodes)
 
@@ -168,15 +173,15 @@ def test_seals_are_believed_at_all() -> None:
 @pytest.mark.parametrize(
     "word",
     [
-        pytest.param(Word("b00k", "0123"), id="all"),
-        pytest.param(Word("b00k", ""), id="none"),
-        pytest.param(Word("b00k", "0123", frozenset({"aa", "bb"})), id="some"),
+        pytest.param(Word("w0", "b00k", "0123"), id="all"),
+        pytest.param(Word("w0", "b00k", ""), id="none"),
+        pytest.param(Word("w0", "b00k", "0123", frozenset({"aa", "bb"})), id="some"),
     ],
 )
 def test_a_word_is_read_as_it_was_written(word: Word) -> None:
     assert parse(str(word)) == word
 
 
-@pytest.mark.parametrize("text", ["", " ", "aws-1", "aws-1 b00k", "aws-2 b00k 0123", "{}"])
+@pytest.mark.parametrize("text", ["", " ", "aws-2", "aws-2 w0 b00k", "aws-1 w0 b00k 0123", "{}"])
 def test_what_is_not_understood_is_nothing(text: str) -> None:
     assert parse(text) is None

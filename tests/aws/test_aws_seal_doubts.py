@@ -15,6 +15,8 @@ from lbprov.lab.aws.world import client
 from lbprov.testing.memo import MemoryMemo
 from lbprov_aws import doubts, names
 from lbprov_aws.cloud import Cloud
+from lbprov_aws.resources import replace_tags
+from lbprov_aws.seal_book import SealBook
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -275,7 +277,7 @@ def test_a_memo_that_is_lost_or_strange_vouches_for_nothing(lab: Lab, memo: Memo
     desired = lab.desired()
     lab.reconcile(desired)
     memo.keep()
-    for text in ("", "gcp-9 whatever", "aws-1", "aws-1 0badb00k 0123456789abcdef"):
+    for text in ("", "gcp-9 whatever", "aws-2", "aws-2 w0 0badb00k 0123456789abcdef"):
         memo.text = text
         lab.restart()
         result = lab.reconcile(desired)
@@ -284,6 +286,46 @@ def test_a_memo_that_is_lost_or_strange_vouches_for_nothing(lab: Lab, memo: Memo
         memo.keep()
         lab.restart()
         assert "DescribeListeners" not in lab.reconcile(desired).calls
+
+
+def test_another_world_under_the_same_lease(
+    lab: Lab, memo: MemoryMemo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process with a mistyped cluster name leads for a moment, and sees none of what is doubted."""
+    two, one = lab.desired(nodes=["node-1", "node-2"]), lab.desired(nodes=["node-1"])
+    lab.reconcile(two)
+    memo.keep()
+    with killed(monkeypatch, 1):
+        lab.reconcile(one)
+    lab.restart()
+    owner = one.owner._replace(cluster="labb")
+    lab.start(cluster="labb").observe(owner, dataclasses.replace(one, owner=owner))
+    memo.keep()
+    lab.restart()
+    lab.reconcile(two)
+    assert left_to_do(lab, two).is_empty
+
+
+def test_a_seal_that_listings_do_not_show_yet(
+    lab: Lab, memo: MemoryMemo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two, one = lab.desired(nodes=["node-1", "node-2"]), lab.desired(nodes=["node-1"])
+    lab.reconcile(two)
+    memo.keep()
+    lab.restart()
+    tags = SealBook._balancers
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            SealBook,
+            "_balancers",
+            lambda book, owner: [replace_tags(b, {}, (names.SEAL,)) for b in tags(book, owner)],
+        )
+        with killed(patch, 1):
+            lab.reconcile(one)
+        memo.keep()
+    lab.restart()
+    lab.reconcile(two)
+    assert left_to_do(lab, two).is_empty
 
 
 # -- beside processes that have none
