@@ -338,14 +338,17 @@ def test_classless_services_are_left_alone_when_told_so(desk: Desk) -> None:
     assert desk.results() == {"ours": "unchanged", "plain": "created"}
 
 
-def test_a_flag_that_disowns_all_is_braked(desk: Desk) -> None:
-    for n in range(8):
+@pytest.mark.parametrize("count", [1, 8])
+def test_a_flag_that_disowns_all_takes_nothing_away(desk: Desk, count: int) -> None:
+    for n in range(count):
         desk.put(f"web-{n}")
     desk.json()
-    result = desk.run("reconcile", "--no-own-classless", "-o", "json")
-    assert result.exit_code == 1
-    assert "8 of 8 Services are gone at once" in result.stderr
-    assert len(desk.balancers()) == 8
+    first = desk.run("reconcile", "--no-own-classless", "-o", "json")
+    assert first.exit_code == 1
+    assert "LoadBalancerClassNotServed" in first.stdout
+    assert len(desk.balancers()) == count
+    assert desk.run("reconcile", "--no-own-classless", "--force").exit_code == 1
+    assert len(desk.balancers()) == count
 
 
 def test_state_elsewhere_and_the_clusters_name(desk: Desk, tmp_path: Path) -> None:
@@ -405,9 +408,9 @@ def test_flags_by_environment(desk: Desk, tmp_path: Path) -> None:
     assert json.loads(result.stdout)["services"][0]["result"] == "created"
     assert {r.owner.cluster for r in desk.world.resources.values()} == {"by-environment"}
     environment["LBPROV_OWN_CLASSLESS"] = "false"
-    environment["LBPROV_FORCE"] = "1"
     result = CliRunner(env=environment).invoke(main, ["reconcile"])
-    assert json.loads(result.stdout)["services"][0]["result"] == "deleted"
+    assert json.loads(result.stdout)["services"][0]["result"] == "failed"
+    assert "Start lbprov with --own-classless" in result.stderr
 
 
 @pytest.mark.parametrize("verb", ["reconcile", "plan", "diff"])
