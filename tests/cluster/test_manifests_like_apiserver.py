@@ -281,8 +281,9 @@ def _values(document: Any) -> set[object]:
     if isinstance(document, dict | list):
         inner = document.values() if isinstance(document, dict) else document
         return {value for part in inner for value in _values(part)}
-    with contextlib.suppress(ValueError, AttributeError):
-        return {decode.canonical_ip(document)}
+    if isinstance(document, str):
+        with contextlib.suppress(ValueError):
+            return {decode.canonical_ip(document)}
     return {document}
 
 
