@@ -15,8 +15,8 @@ from lbprov.lab.aws.world import client
 from lbprov.testing.memo import MemoryMemo
 from lbprov_aws import doubts, names
 from lbprov_aws.cloud import Cloud
+from lbprov_aws.inventory import Inventory
 from lbprov_aws.resources import replace_tags
-from lbprov_aws.seal_book import SealBook
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -299,7 +299,7 @@ def test_another_world_under_the_same_lease(
         lab.reconcile(one)
     lab.restart()
     owner = one.owner._replace(cluster="labb")
-    lab.start(cluster="labb").observe(owner, dataclasses.replace(one, owner=owner))
+    lab.start(cluster="labb").observe(owner, dataclasses.replace(two, owner=owner))
     memo.keep()
     lab.restart()
     lab.reconcile(two)
@@ -313,19 +313,26 @@ def test_a_seal_that_listings_do_not_show_yet(
     lab.reconcile(two)
     memo.keep()
     lab.restart()
-    tags = SealBook._balancers
+    listed, of, call = Inventory.load_balancers, Inventory.of, Cloud.call
+
+    def unsealed(records: Any) -> Any:
+        return tuple(replace_tags(r, {}, (names.SEAL,)) for r in records)
+
+    def dying(cloud: Cloud, service: str, operation: str, **parameters: object) -> dict[str, object]:
+        if operation == "DeregisterTargets":
+            raise Killed
+        return call(cloud, service, operation, **parameters)
+
     with monkeypatch.context() as patch:
-        patch.setattr(
-            SealBook,
-            "_balancers",
-            lambda book, owner: [replace_tags(b, {}, (names.SEAL,)) for b in tags(book, owner)],
-        )
-        with killed(patch, 1):
+        patch.setattr(Inventory, "load_balancers", lambda inventory: unsealed(listed(inventory)))
+        patch.setattr(Inventory, "of", lambda inventory, owner: unsealed(of(inventory, owner)))
+        patch.setattr(Cloud, "call", dying)
+        with pytest.raises(Killed):
             lab.reconcile(one)
         memo.keep()
     lab.restart()
-    lab.reconcile(two)
-    assert left_to_do(lab, two).is_empty
+    lab.reconcile(one)
+    assert left_to_do(lab, one).is_empty
 
 
 # -- beside processes that have none
