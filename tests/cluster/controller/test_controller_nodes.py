@@ -220,7 +220,7 @@ def test_on_aws_a_node_that_left_while_nobody_looked_is_nowhere(api: Api, aws: A
         found: str = api.get(*lease)["metadata"].get("annotations", {}).get("lbprov.io/memo", "")
         return found
 
-    eventually(lambda: len(memo().split()) == 3)  # of all nodes, and without a doubt
+    eventually(lambda: len(memo().split()) == 4)  # of all nodes, and without a doubt
     new = aws.add_node("node-4")
     add_node(api, "node-4", provider_id=new, zone=aws.node_zones["node-4"])
     eventually(lambda: aws.server.calls().get("RegisterTargets", 0) >= 2 + 1)
