@@ -39,7 +39,8 @@ def web(site: Any) -> Any:
 
 
 def quiet(site: Any) -> None:
-    """Until the node window has passed for all that has been told so far: a marker node comes and goes."""
+    """Until the node window has passed for all that has been told so far, the nodes that the test began with
+    among them: a marker node comes and goes."""
     add_node(site.api, "marker")
     eventually(lambda: "marker" in targets(site))
     site.api.delete("Node", "marker")
@@ -89,6 +90,7 @@ def test_a_node_whose_deletion_has_begun_takes_no_new_traffic(web: Any) -> None:
     ],
 )
 def test_what_changes_no_target_costs_no_turn(web: Any, change: dict[str, Any]) -> None:
+    quiet(web)
     before = turns(web)
     web.api.patch("Node", "node-1", change)
     quiet(web)
@@ -96,6 +98,7 @@ def test_what_changes_no_target_costs_no_turn(web: Any, change: dict[str, Any]) 
 
 
 def test_a_node_that_is_not_ready_stays(web: Any) -> None:
+    quiet(web)
     before = turns(web)
     for ready in (False, True, False):
         set_node_ready(web.api, "node-1", ready)
@@ -108,6 +111,7 @@ def test_a_burst_is_one_change_per_load_balancer(web: Any) -> None:
     web.api.create(service("api", loadBalancerClass="lbprov.io/memory"))
     web.wait_ready("api")
     web.controller.settle()
+    quiet(web)
     before, world_writes, begun_s = turns(web), web.world.writes, time.monotonic()
     for number in range(10, 40):
         web.api.create({"apiVersion": "v1", "kind": "Node", "metadata": {"name": f"node-{number}"}})
